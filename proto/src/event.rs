@@ -1,0 +1,18 @@
+//! `events/<id>`: the audit trail. Who did what, when, from where, and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::AppName;
+use crate::record::record;
+use crate::rollout::Actor;
+
+/// One thing that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEvent {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppName>,
+    /// Past tense: `published release 7`.
+    pub what: String,
+    pub by: Actor,
+}
+record!(AuditEvent, "audit event", 1);
