@@ -14,20 +14,20 @@
 //!
 //! In reading order:
 
-pub mod ids;
-pub mod limits;
-pub mod labels;
-pub mod keys;
-pub mod record;
-pub mod manifest;
-pub mod rollout;
-pub mod desired;
-pub mod report;
-pub mod migration;
-pub mod event;
-pub mod trust;
-pub mod lock;
-pub mod store;
-pub mod retry;
-pub mod tls;
 pub mod chain;
+pub mod desired;
+pub mod event;
+pub mod ids;
+pub mod keys;
+pub mod labels;
+pub mod limits;
+pub mod lock;
+pub mod manifest;
+pub mod migration;
+pub mod record;
+pub mod report;
+pub mod retry;
+pub mod rollout;
+pub mod store;
+pub mod tls;
+pub mod trust;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AppName, Digest, Environment, OnceName, ReleaseId, Seq};
 use crate::labels::{Labels, Selector};
-use crate::limits::{ENTRIES_MAX, HOOKS_MAX, HOOK_TIMEOUT, MANIFEST_BYTES_MAX, PIECES_MAX, PIECE_BYTES, UNPACKED_BYTES_MAX};
+use crate::limits::{ENTRIES_MAX, HOOK_TIMEOUT, HOOKS_MAX, MANIFEST_BYTES_MAX, PIECE_BYTES, PIECES_MAX, UNPACKED_BYTES_MAX};
 use crate::migration::{Phase, TaskName};
 use crate::rollout::RolloutPolicy;
 
@@ -416,7 +416,8 @@ impl Manifest {
         if l.keep_releases == 0 {
             return Err(ManifestError::Field { field: "layout.keep_releases", value: "0".into(), problem: "must be at least 1" });
         }
-        let named = [("layout.shared_dirs", &l.shared_dirs), ("layout.shared_files", &l.shared_files), ("layout.writable_dirs", &l.writable_dirs)];
+        let named =
+            [("layout.shared_dirs", &l.shared_dirs), ("layout.shared_files", &l.shared_files), ("layout.writable_dirs", &l.writable_dirs)];
         for (field, paths) in named {
             for path in paths {
                 check_relative(field, path)?;
@@ -427,7 +428,11 @@ impl Manifest {
         for (i, a) in all.iter().enumerate() {
             for b in &all[i + 1..] {
                 if a == b || a.starts_with(&format!("{b}/")) || b.starts_with(&format!("{a}/")) {
-                    return Err(ManifestError::Field { field: "layout", value: format!("{a} and {b}"), problem: "overlap; name the outer one only" });
+                    return Err(ManifestError::Field {
+                        field: "layout",
+                        value: format!("{a} and {b}"),
+                        problem: "overlap; name the outer one only",
+                    });
                 }
             }
         }
@@ -445,7 +450,11 @@ fn check_relative(field: &'static str, path: &str) -> Result<(), ManifestError> 
     if good {
         return Ok(());
     }
-    Err(ManifestError::Field { field, value: path.to_owned(), problem: "must be a relative path inside the release, without `.`, `..` or a trailing slash" })
+    Err(ManifestError::Field {
+        field,
+        value: path.to_owned(),
+        problem: "must be a relative path inside the release, without `.`, `..` or a trailing slash",
+    })
 }
 
 fn check_command(field: &'static str, command: &[String]) -> Result<(), ManifestError> {
@@ -464,12 +473,15 @@ fn check_hook(phase: HookPhase, hook: &Hook) -> Result<(), ManifestError> {
         (false, true) => check_command("hook command", &hook.command),
         (true, false) => Ok(()),
         (true, true) => Err(ManifestError::Field { field: "hooks", value: field.into(), problem: "needs `command` or `units`" }),
-        (false, false) => Err(ManifestError::Field { field: "hooks", value: field.into(), problem: "has both `command` and `units`; make two hooks" }),
+        (false, false) => {
+            Err(ManifestError::Field { field: "hooks", value: field.into(), problem: "has both `command` and `units`; make two hooks" })
+        }
     }
 }
 
 fn check_env_name(name: &str) -> Result<(), ManifestError> {
-    let shape = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let shape =
+        !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     match (shape, name.starts_with("COORD_")) {
         (true, false) => Ok(()),
         (true, true) => Err(ManifestError::Field { field: "env", value: name.into(), problem: "starts with COORD_, which is reserved" }),

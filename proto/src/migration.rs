@@ -333,7 +333,8 @@ pub fn mark_unknown(keys: &KeySpace, task: &TaskId, view: &View) -> Option<Trans
 /// An operator's word, or the policy's `retry`: wins over a late result, because it changes the nonce or settles.
 pub fn resolve(keys: &KeySpace, task: &TaskId, view: &View, how: Resolution, words: &str, now: i64) -> Option<Transaction> {
     let (record, entry) = view.record.as_ref()?;
-    let decidable = matches!(record.state, TaskState::Failed | TaskState::Unknown) || (record.state == TaskState::Claimed && view.lock.is_none());
+    let decidable =
+        matches!(record.state, TaskState::Failed | TaskState::Unknown) || (record.state == TaskState::Claimed && view.lock.is_none());
     if !decidable {
         return None;
     }
@@ -344,7 +345,8 @@ pub fn resolve(keys: &KeySpace, task: &TaskId, view: &View, how: Resolution, wor
         Resolution::Succeeded => resolved.state = TaskState::Succeeded,
         Resolution::Failed => resolved.state = TaskState::Failed,
         Resolution::Retry => {
-            let past = PastAttempt { holder: record.holder.clone(), attempt: record.attempt, state: record.state, detail: record.detail.clone() };
+            let past =
+                PastAttempt { holder: record.holder.clone(), attempt: record.attempt, state: record.state, detail: record.detail.clone() };
             resolved.history.push(past);
             resolved.state = TaskState::Pending;
             resolved.settled_at = None;
@@ -357,9 +359,8 @@ pub fn resolve(keys: &KeySpace, task: &TaskId, view: &View, how: Resolution, wor
 
 /// Writes a settled record, closes the head if it is this task's, and drops a lock that is this record's.
 fn write_settled(keys: &KeySpace, task: &TaskId, view: &View, record: &TaskRecord, entry: &Entry) -> Transaction {
-    let mut transaction = Transaction::new()
-        .when(Compare::unchanged(task.record_key(keys), Some(entry)))
-        .put_record(task.record_key(keys), record);
+    let mut transaction =
+        Transaction::new().when(Compare::unchanged(task.record_key(keys), Some(entry))).put_record(task.record_key(keys), record);
     if let Some((head, head_entry)) = &view.head
         && head.open
         && head.seq == task.seq

@@ -86,7 +86,8 @@ impl Trust {
         let file: TrustFile = toml::from_str(text).map_err(|e| e.to_string())?;
         let mut keys: Vec<PublicKey> = Vec::new();
         for line in &file.keys {
-            let key = PublicKey::from_base64(line.trim()).map_err(|e| format!("`{line}` is not a minisign public key ({e}); it looks like RW…"))?;
+            let key = PublicKey::from_base64(line.trim())
+                .map_err(|e| format!("`{line}` is not a minisign public key ({e}); it looks like RW…"))?;
             // Distinct keys, not distinct lines: one key listed twice must not count as two.
             if keys.contains(&key) {
                 return Err(format!("the key `{line}` is listed twice"));
@@ -94,7 +95,11 @@ impl Trust {
             keys.push(key);
         }
         if file.threshold == 0 || file.threshold > keys.len() {
-            return Err(format!("threshold is {} and {} keys are listed; it must be between 1 and the number of keys", file.threshold, keys.len()));
+            return Err(format!(
+                "threshold is {} and {} keys are listed; it must be between 1 and the number of keys",
+                file.threshold,
+                keys.len()
+            ));
         }
         Ok(Self { environment: file.environment, floor: file.floor, threshold: file.threshold, keys })
     }
@@ -129,7 +134,8 @@ impl Trust {
 }
 
 fn signed_by(key: &PublicKey, manifest: &[u8], signatures: &[String]) -> bool {
-    let valid = |text: &String| text.len() <= SIGNATURE_BYTES_MAX && Signature::decode(text).is_ok_and(|s| key.verify(manifest, &s, false).is_ok());
+    let valid =
+        |text: &String| text.len() <= SIGNATURE_BYTES_MAX && Signature::decode(text).is_ok_and(|s| key.verify(manifest, &s, false).is_ok());
     signatures.iter().take(SIGNATURES_MAX).any(valid)
 }
 
