@@ -1,0 +1,100 @@
+//! Writes that survive a power cut: no fsync error is ever ignored, because a failed one may have dropped the data.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed, with the path.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} {}", path.display())]
+pub struct DurableError {
+    pub what: &'static str,
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
+impl DurableError {
+    /// For `map_err`: what was attempted on which path.
+    pub fn on(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { what, path, source }
+    }
+}
+
+/// Makes the names in a directory durable (fsync(2): syncing a file says nothing about its name).
+///
+/// # Errors
+/// The directory cannot be opened or synced.
+pub fn fsync_dir(dir: &Path) -> Result<(), DurableError> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(DurableError::on("sync the directory", dir))
+}
+
+/// Writes everything of the file system that holds `path`, once, instead of one fsync per file (syncfs(2), which
+/// reports write-back errors since Linux 5.8).
+///
+/// # Errors
+/// Any write-back on that file system failed.
+pub fn sync_filesystem(path: &Path) -> Result<(), DurableError> {
+    let sync = |f: File| nix::unistd::syncfs(&f).map_err(io::Error::from);
+    File::open(path).and_then(sync).map_err(DurableError::on("sync the file system of", path))
+}
+
+/// Replaces a file as a whole: readers see the old or the new bytes, also after a power cut.
+///
+/// # Errors
+/// Any of the four steps failed; the old file is untouched.
+pub fn write_file_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DurableError> {
+    let temp = sibling(path);
+    remove_if_there(&temp)?;
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temp)
+        .and_then(|mut f| f.write_all(bytes).and_then(|()| f.sync_all()))
+        .map_err(DurableError::on("write", &temp));
+    written.and_then(|()| rename_durably(&temp, path)).inspect_err(|_| drop(fs::remove_file(&temp)))
+}
+
+/// Renames within one directory and makes the new name durable.
+///
+/// # Errors
+/// The rename or the sync of the directory failed.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<(), DurableError> {
+    fs::rename(from, to).map_err(DurableError::on("rename a finished file to", to))?;
+    fsync_dir(parent(to))
+}
+
+/// Points `link` at `target`: a fresh link is renamed over the old one, so nobody ever finds it missing (I1, rename(2)).
+///
+/// # Errors
+/// The link cannot be made or renamed (the old one stays), or the directory cannot be synced.
+pub fn replace_symlink(target: &str, link: &Path) -> Result<(), DurableError> {
+    let temp = sibling(link);
+    remove_if_there(&temp)?;
+    symlink(target, &temp).map_err(DurableError::on("create the symlink", &temp))?;
+    rename_durably(&temp, link).inspect_err(|_| drop(fs::remove_file(&temp)))
+}
+
+/// Removes a file or link; a missing one is fine.
+///
+/// # Errors
+/// Anything else than "not found".
+pub fn remove_if_there(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DurableError { what: "remove", path: path.to_owned(), source: e }),
+        _ => Ok(()),
+    }
+}
+
+/// A hidden name beside `path`, always the same one: a leftover of a crash is replaced by the next try, and cannot pile up.
+fn sibling(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    parent(path).join(format!(".{name}.coord-new"))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
