@@ -1,0 +1,107 @@
+//! Artifacts in a directory of this machine: one file each, named by its digest.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use coord_proto::ids::Digest;
+use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+
+use super::{ArtifactError, Artifacts, ByteStream};
+
+/// Bytes read from disk at a time: large enough for one TLS record batch, small enough for hundreds of downloads.
+const READ_BYTES: usize = 128 * 1024;
+
+/// Artifacts in a directory.
+#[derive(Debug, Clone)]
+pub struct LocalArtifacts {
+    dir: PathBuf,
+}
+
+impl LocalArtifacts {
+    /// Opens the directory, making it when it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(dir: &Path) -> Result<Self, ArtifactError> {
+        fs::create_dir_all(dir).map_err(ArtifactError::file("making the artifact directory", dir))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join(digest.to_string())
+    }
+}
+
+#[async_trait]
+impl Artifacts for LocalArtifacts {
+    async fn size(&self, digest: &Digest) -> Result<Option<u64>, ArtifactError> {
+        let path = self.path(digest);
+        match tokio::fs::metadata(&path).await {
+            Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(ArtifactError::file("looking at", &path)(e)),
+        }
+    }
+
+    async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<ByteStream>, ArtifactError> {
+        let path = self.path(digest);
+        let mut file = match tokio::fs::File::open(&path).await {
+            Ok(file) => file,
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(ArtifactError::file("opening", &path)(e)),
+        };
+        file.seek(io::SeekFrom::Start(range.start)).await.map_err(ArtifactError::file("reading", &path))?;
+        file.set_max_buf_size(READ_BYTES);
+        Ok(Some(ReaderStream::with_capacity(file.take(range.end - range.start), READ_BYTES).boxed()))
+    }
+
+    async fn keep(&self, digest: &Digest, file: &Path) -> Result<(), ArtifactError> {
+        let (from, to, dir) = (file.to_owned(), self.path(digest), self.dir.clone());
+        blocking(move || {
+            fs::rename(&from, &to).map_err(ArtifactError::file("moving an upload to", &to))?;
+            // The rename is durable only with its directory: an upload that was acknowledged survives a power cut.
+            fs::File::open(&dir).and_then(|d| d.sync_all()).map_err(ArtifactError::file("syncing", &dir))
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<BTreeSet<Digest>, ArtifactError> {
+        let dir = self.dir.clone();
+        blocking(move || {
+            let entries = fs::read_dir(&dir).map_err(ArtifactError::file("listing", &dir))?;
+            let names = entries.map(|entry| entry.map(|e| e.file_name()));
+            // Whatever is not named by a digest is not ours: it is neither served nor removed.
+            let digests = names.filter_map(|name| name.map(|n| n.to_str()?.parse().ok()).transpose());
+            digests.collect::<io::Result<_>>().map_err(ArtifactError::file("listing", &dir))
+        })
+        .await
+    }
+
+    async fn remove(&self, digest: &Digest) -> Result<u64, ArtifactError> {
+        let path = self.path(digest);
+        blocking(move || {
+            let size = fs::metadata(&path).map_or(0, |meta| meta.len());
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ArtifactError::file("removing", &path)(e)),
+                _ => Ok(size),
+            }
+        })
+        .await
+    }
+}
+
+/// Runs file work where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ArtifactError> + Send + 'static,
+) -> Result<T, ArtifactError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(ended) => Err(ArtifactError::File { doing: "file work in", path: PathBuf::new(), source: io::Error::other(ended) }),
+    }
+}
