@@ -271,3 +271,8 @@ pub async fn read_record<R: Record>(store: &dyn Store, key: &str) -> Result<Opti
         Some(entry) => Ok(Some((entry.record()?, entry))),
     }
 }
+
+/// A lease's TTL as etcd takes it: whole seconds, rounded up, at least one.
+fn ttl_seconds(ttl: Duration) -> u64 {
+    (ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)).max(1)
+}
