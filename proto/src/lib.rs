@@ -14,6 +14,7 @@
 //!
 //! In reading order:
 
+pub mod archive;
 pub mod chain;
 pub mod desired;
 pub mod event;
