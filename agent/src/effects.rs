@@ -8,6 +8,7 @@
 
 pub mod fetch;
 pub mod link;
+pub mod migrate;
 pub mod preflight;
 pub mod prune;
 pub mod stage;

@@ -2,4 +2,7 @@
 
 pub mod durable;
 pub mod effects;
+pub mod goal;
+pub mod journal;
 pub mod layout;
+pub mod machine;

@@ -309,8 +309,18 @@ pub fn settle(keys: &KeySpace, task: &TaskId, view: &View, me: &Nonce, ending: &
     settled.state = ending.state;
     settled.detail.clone_from(&ending.detail);
     settled.log_tail.clone_from(&ending.log_tail);
+    if ending.state == TaskState::Unknown {
+        return Some(write_unknown(keys, task, view, &settled, entry));
+    }
     settled.settled_at = Some(ending.now);
     Some(write_settled(keys, task, view, &settled, entry))
+}
+
+/// An ending that nobody knows: the head stays open, so that nothing newer starts beside a command that may still run;
+/// the lock goes, for it says no more than "alive".
+fn write_unknown(keys: &KeySpace, task: &TaskId, view: &View, record: &TaskRecord, entry: &Entry) -> Transaction {
+    let headless = View { head: None, ..view.clone() };
+    write_settled(keys, task, &headless, record, entry)
 }
 
 /// Step 5: the lock is gone while the record says `claimed`.

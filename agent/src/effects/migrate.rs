@@ -1,0 +1,335 @@
+//! One run-once task, brought to a settled record: claimed here, or waited for (I4).
+//!
+//! The record decides, not the lock: see [`coord_proto::migration`]. This file does the reading, the journaling and the
+//! running; what to do is [`migration::stance`]'s word. Between any two lines the agent may die:
+//!
+//! ```text
+//! nonce journaled ▸ claim committed ▸ `started` journaled ▸ command ▸ ending journaled ▸ result committed
+//!        claim again, or resume ────────┘            └ unknown ┘          └ settled late, from the journal
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coord_proto::ids::{NodeName, Nonce, Revision};
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
+use coord_proto::lock::Guard;
+use coord_proto::manifest::{OnUnknown, OnceTask};
+use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
+use coord_proto::store::{SharedStore, StoreError, Transaction, WatchEvent, read_record};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::durable::{DurableError, write_file_durably};
+
+/// A waiter reads again this often even when no change was seen: a lost event costs a delay, never a rollout.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
+
+/// This server's presence: what a claim is made under.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    pub guard: Guard,
+    /// Cancelled a margin before the lease can have ended, on this host's own CLOCK_BOOTTIME.
+    pub lost: CancellationToken,
+}
+
+/// What a task needs from its surroundings.
+#[derive(Clone)]
+pub struct MigrateContext {
+    pub store: SharedStore,
+    pub keys: KeySpace,
+    pub node: NodeName,
+    /// Where claims are journaled: `<state>/apps/<app>/claims`.
+    pub claims: PathBuf,
+    pub presence: watch::Receiver<Option<Presence>>,
+}
+
+/// Runs the command of a task.
+#[async_trait]
+pub trait Runner: Send + Sync {
+    /// Runs it to its end, its deadline or the token; never returns while any process of it is left.
+    async fn run(&self, start: Start<'_>) -> Ending;
+    /// The server's clock in Unix seconds, for people.
+    fn now(&self) -> i64;
+}
+
+/// One start of a task's command.
+#[derive(Debug)]
+pub struct Start<'a> {
+    pub task: &'a OnceTask,
+    pub fence: Revision,
+    pub attempt: u32,
+    pub cancel: CancellationToken,
+}
+
+/// Why a task is not settled.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("the task `{task}` failed on {holder}: {detail}")]
+    Failed { task: String, holder: NodeName, detail: String, log_tail: String },
+    #[error("the task `{task}` can not start any more: a newer release's was opened")]
+    Overtaken { task: String },
+    #[error("gave way: the task is no longer asked for")]
+    Interrupted,
+    #[error("cannot journal the claim")]
+    Journal(#[from] DurableError),
+    #[error("cannot read the claim's journal {}", .path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// This server's own claim, journaled before it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    nonce: Nonce,
+    started: bool,
+    ending: Option<JournaledEnding>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct JournaledEnding {
+    state: TaskState,
+    detail: String,
+    log_tail: String,
+    now: i64,
+}
+
+/// One task being brought to its end.
+pub struct Ensure<'a> {
+    pub context: &'a MigrateContext,
+    pub id: &'a TaskId,
+    pub task: &'a OnceTask,
+    /// Told by the active rollout, and chosen by the task's `on` labels.
+    pub may_claim: bool,
+    pub runner: &'a dyn Runner,
+    /// Ends waiting; never a command that runs.
+    pub give_way: &'a CancellationToken,
+    /// What it waits for, in words.
+    pub say: &'a (dyn Fn(String) + Send + Sync),
+    /// Revision of the last look: a wait watches from there.
+    pub looked_at: AtomicI64,
+}
+
+impl Ensure<'_> {
+    /// Returns when the record says succeeded.
+    ///
+    /// # Errors
+    /// The task failed, was overtaken, or [`Ensure::give_way`] was cancelled while it waited.
+    pub async fn run(&self) -> Result<(), MigrateError> {
+        loop {
+            let view = self.look().await?;
+            let claim = self.load_claim()?;
+            let nonce = claim.as_ref().map(|c| &c.nonce);
+            match migration::stance(self.id, &view, nonce, self.may_claim) {
+                Stance::Settled => return Ok(()),
+                Stance::Overtaken => return Err(MigrateError::Overtaken { task: self.id.task.to_string() }),
+                Stance::Blocked(TaskState::Failed) => return Err(self.failed(&view)),
+                Stance::Blocked(_) if self.owes_a_result(&view, claim.as_ref()) => self.settle_own(&view, claim).await?,
+                Stance::Blocked(_) => self.decide_or_wait(&view).await?,
+                Stance::Claim => self.claim(&view, claim).await?,
+                Stance::Own => self.go_on(&view, claim).await?,
+                Stance::MarkUnknown => self.commit(migration::mark_unknown(&self.context.keys, self.id, &view)).await?,
+                Stance::Wait => self.wait(self.waiting_words(&view)).await?,
+            }
+        }
+    }
+
+    /// Others may have marked our claim unknown while its command ran on: its journaled ending settles it late.
+    fn owes_a_result(&self, view: &View, claim: Option<&Claim>) -> bool {
+        let ours = |c: &Claim| view.record.as_ref().is_some_and(|(r, _)| r.nonce == c.nonce && r.settled_at.is_none());
+        claim.is_some_and(|c| c.ending.is_some() && ours(c))
+    }
+
+    async fn look(&self) -> Result<View, MigrateError> {
+        let store = self.context.store.as_ref();
+        let keys = &self.context.keys;
+        let first = store.read(&self.id.head_key(keys)).await?.revision;
+        // Four reads, four revisions: every transaction made from them compares each key it relied on.
+        let spec_key = keys.key(&Key::RolloutSpec(self.id.app.clone()));
+        let (record_key, head_key, lock_key) = (self.id.record_key(keys), self.id.head_key(keys), self.id.lock_key(keys));
+        let (record, head, lock, spec) = futures::try_join!(
+            read_record(store, &record_key),
+            read_record(store, &head_key),
+            store.read(&lock_key),
+            store.read(&spec_key)
+        )?;
+        // The oldest of the four: a watch from there loses nothing.
+        self.looked_at.store(lock.revision.0.min(spec.revision.0).min(first.0), Ordering::Relaxed);
+        Ok(View { record, head, lock: lock.entry, spec: spec.entry })
+    }
+
+    async fn claim(&self, view: &View, old: Option<Claim>) -> Result<(), MigrateError> {
+        let Some(presence) = self.present() else { return self.wait("waiting for this server's presence in the store".into()).await };
+        // A claim whose answer was lost may still arrive: the same nonce makes it ours when it does.
+        let nonce = old.filter(|c| !c.started).map_or_else(Nonce::random, |c| c.nonce);
+        self.save_claim(&Claim { nonce: nonce.clone(), started: false, ending: None })?;
+        let by = Claimant { node: self.context.node.clone(), nonce, presence: presence.guard, now: self.runner.now() };
+        let (_, transaction) = migration::claim(&self.context.keys, self.id, view, &by);
+        self.commit(Some(transaction)).await
+    }
+
+    fn present(&self) -> Option<Presence> {
+        self.context.presence.borrow().clone().filter(|p| !p.lost.is_cancelled())
+    }
+
+    /// Our own claim: run it, or settle what the journal knows of it.
+    async fn go_on(&self, view: &View, claim: Option<Claim>) -> Result<(), MigrateError> {
+        let Some(claim) = claim else { return Ok(()) };
+        if claim.ending.is_some() {
+            return self.settle_own(view, Some(claim)).await;
+        }
+        if claim.started {
+            let ending = self.ending_of_a_lost_start();
+            self.save_claim(&Claim { ending: Some(ending), ..claim })?;
+            return Ok(());
+        }
+        if !migration::may_start(view, &claim.nonce) {
+            return self.commit(migration::mark_unknown(&self.context.keys, self.id, view)).await;
+        }
+        self.start(view, claim).await
+    }
+
+    fn ending_of_a_lost_start(&self) -> JournaledEnding {
+        JournaledEnding {
+            state: TaskState::Unknown,
+            detail: format!("the agent on {} ended while the command ran", self.context.node),
+            log_tail: String::new(),
+            now: self.runner.now(),
+        }
+    }
+
+    async fn start(&self, view: &View, claim: Claim) -> Result<(), MigrateError> {
+        let Some((record, entry)) = &view.record else { return Ok(()) };
+        let started = Claim { started: true, ..claim };
+        self.save_claim(&started)?;
+        // Under `stop` a lost lease does not end the command: nobody else may start it, so it settles late.
+        let cancel = match (self.task.on_unknown, self.present()) {
+            (OnUnknown::Stop, _) => CancellationToken::new(),
+            (OnUnknown::Retry, Some(presence)) => presence.lost,
+            (OnUnknown::Retry, None) => return Ok(()),
+        };
+        (self.say)(format!("running the task {} of {}", self.id.task, self.id.release));
+        let ending = self.runner.run(Start { task: self.task, fence: entry.modified, attempt: record.attempt, cancel }).await;
+        let Ending { state, detail, log_tail, now } = ending;
+        self.save_claim(&Claim { ending: Some(JournaledEnding { state, detail, log_tail, now }), ..started })
+    }
+
+    async fn settle_own(&self, view: &View, claim: Option<Claim>) -> Result<(), MigrateError> {
+        let Some(Claim { nonce, ending: Some(ending), .. }) = claim else { return Ok(()) };
+        let JournaledEnding { state, detail, log_tail, now } = ending;
+        // An ending nobody knows leaves the record open for a person: unknown, and unsettled.
+        if state == TaskState::Unknown && view.record.as_ref().is_some_and(|(r, _)| r.state == TaskState::Unknown) {
+            return self.decide_or_wait(view).await;
+        }
+        let ending = Ending { state, detail, log_tail, now };
+        self.commit(migration::settle(&self.context.keys, self.id, view, &nonce, &ending)).await
+    }
+
+    /// Nobody knows how it ended: the policy's `retry`, or a person's decision.
+    async fn decide_or_wait(&self, view: &View) -> Result<(), MigrateError> {
+        let attempts = view.record.as_ref().map_or(0, |(r, _)| r.attempt);
+        if self.task.on_unknown == OnUnknown::Retry && self.may_claim && attempts < MIGRATION_ATTEMPTS_MAX {
+            let words = format!("tried again by the policy on_unknown = \"retry\" after attempt {attempts}");
+            return self.commit(migration::resolve(&self.context.keys, self.id, view, Resolution::Retry, &words, self.runner.now())).await;
+        }
+        let words = format!(
+            "waiting: nobody knows whether the task {} of {} finished; `coordctl migration resolve {} {} --as succeeded|failed|retry` decides",
+            self.id.task, self.id.release, self.id.app, self.id.release
+        );
+        self.wait(words).await
+    }
+
+    /// A refused transaction or a lost answer only means "look again".
+    async fn commit(&self, transaction: Option<Transaction>) -> Result<(), MigrateError> {
+        let Some(transaction) = transaction else { return Ok(()) };
+        match self.context.store.commit(transaction).await {
+            Ok(_) => Ok(()),
+            Err(e) if e.passing() || matches!(e, StoreError::LeaseEnded(_)) => self.wait("waiting for the store to answer".into()).await,
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn wait(&self, words: String) -> Result<(), MigrateError> {
+        (self.say)(words);
+        let store = &self.context.store;
+        let from = Revision(self.looked_at.load(Ordering::Relaxed) + 1);
+        let records = self.context.keys.migrations(&self.id.app);
+        let mut changes = store.watch(&records, from).await?;
+        let mut locks = store.watch(&self.id.lock_key(&self.context.keys), from).await?;
+        let mut presence = self.context.presence.clone();
+        presence.mark_unchanged();
+        tokio::select! {
+            biased;
+            () = self.give_way.cancelled() => return Err(MigrateError::Interrupted),
+            () = next_change(&mut changes) => {}
+            () = next_change(&mut locks) => {}
+            changed = presence.changed() => if changed.is_err() { return Err(MigrateError::Interrupted) },
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+        Ok(())
+    }
+
+    fn waiting_words(&self, view: &View) -> String {
+        let (task, release) = (&self.id.task, &self.id.release);
+        match (&view.record, &view.head) {
+            (Some((record, _)), _) if record.state == TaskState::Claimed => {
+                format!("waiting for {}, which runs the task {task} of {release}", record.holder)
+            }
+            (_, Some((head, _))) if head.open => format!("waiting for the task {} of {}, which is open", head.task, head.release),
+            _ => format!("waiting for a server of the rollout to run the task {task} of {release}"),
+        }
+    }
+
+    fn failed(&self, view: &View) -> MigrateError {
+        let record = view.record.as_ref().map(|(r, _)| r);
+        MigrateError::Failed {
+            task: self.id.task.to_string(),
+            holder: record.map_or_else(|| self.context.node.clone(), |r| r.holder.clone()),
+            detail: record.map(|r| r.detail.clone()).unwrap_or_default(),
+            log_tail: record.map(|r| r.log_tail.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn claim_path(&self) -> PathBuf {
+        self.context.claims.join(format!("{}.{}.json", self.id.release, self.id.task))
+    }
+
+    fn load_claim(&self) -> Result<Option<Claim>, MigrateError> {
+        let path = self.claim_path();
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| MigrateError::Damaged { path, source: e.into() }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(MigrateError::Damaged { path, source }),
+        }
+    }
+
+    fn save_claim(&self, claim: &Claim) -> Result<(), MigrateError> {
+        make_dir(&self.context.claims)?;
+        let bytes = serde_json::to_vec(claim).expect("a claim holds only strings and booleans");
+        Ok(write_file_durably(&self.claim_path(), &bytes, 0o600)?)
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), MigrateError> {
+    std::fs::create_dir_all(dir).map_err(|source| MigrateError::Damaged { path: dir.into(), source })
+}
+
+/// Ends at a change, or when the watch must be made anew.
+async fn next_change(watch: &mut coord_proto::store::Watch) {
+    loop {
+        match watch.recv().await {
+            Some(WatchEvent::Changes { changes, .. }) if changes.is_empty() => {}
+            Some(WatchEvent::Lost) => {}
+            Some(WatchEvent::Changes { .. } | WatchEvent::Compacted) | None => return,
+        }
+    }
+}
