@@ -4,7 +4,10 @@
 
 pub mod artifacts;
 pub mod config;
+pub mod controller;
 pub mod managed_etcd;
+pub mod observe;
 pub mod pki;
 pub mod serve;
+pub mod view;
 pub mod web;
