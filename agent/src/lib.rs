@@ -6,3 +6,6 @@ pub mod goal;
 pub mod journal;
 pub mod layout;
 pub mod machine;
+pub mod presence;
+pub mod reporter;
+pub mod source;

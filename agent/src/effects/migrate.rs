@@ -333,3 +333,6 @@ async fn next_change(watch: &mut coord_proto::store::Watch) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

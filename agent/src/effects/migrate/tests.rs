@@ -1,0 +1,259 @@
+use std::sync::Mutex;
+
+use coord_proto::ids::{AppName, Seq};
+use coord_proto::labels::Labels;
+use coord_proto::migration::{Phase, TaskName, TaskRecord};
+use coord_proto::store::memory::MemoryStore;
+use coord_proto::store::{Compare, Outcome, Store};
+use std::sync::Arc;
+
+use super::*;
+
+/// Counts starts; ends as told, once the gate is open.
+struct Script {
+    starts: Mutex<Vec<(NodeName, u32, Revision)>>,
+    node: NodeName,
+    ending: TaskState,
+    gate: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl Runner for Script {
+    async fn run(&self, start: Start<'_>) -> Ending {
+        self.starts.lock().expect("no panic holds it").push((self.node.clone(), start.attempt, start.fence));
+        let mut gate = self.gate.clone();
+        let state = tokio::select! {
+            _ = gate.wait_for(|open| *open) => self.ending,
+            () = start.cancel.cancelled() => TaskState::Unknown,
+        };
+        Ending { state, detail: "scripted".into(), log_tail: String::new(), now: 7 }
+    }
+    fn now(&self) -> i64 {
+        5
+    }
+}
+
+struct Host {
+    context: MigrateContext,
+    script: Script,
+    presence: watch::Sender<Option<Presence>>,
+    give_way: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+struct World {
+    store: MemoryStore,
+    keys: KeySpace,
+    id: TaskId,
+    open: watch::Sender<bool>,
+    gate: watch::Receiver<bool>,
+}
+
+fn world() -> World {
+    let app: AppName = "a".parse().expect("app");
+    let id = TaskId { app, release: "r1".parse().expect("release"), seq: Seq(1), task: TaskName { phase: Phase::Before, once: None } };
+    let (open, gate) = watch::channel(true);
+    World { store: MemoryStore::new(), keys: KeySpace::default(), id, open, gate }
+}
+
+fn task(on_unknown: OnUnknown) -> OnceTask {
+    let name = TaskName { phase: Phase::Before, once: None };
+    OnceTask { name, command: vec!["migrate".into()], timeout: Duration::from_secs(60), user: None, on: Labels::new(), on_unknown }
+}
+
+impl World {
+    async fn host(&self, name: &str, ending: TaskState) -> Host {
+        let node: NodeName = name.parse().expect("node");
+        let dir = tempfile::tempdir().expect("dir");
+        let presence = self.presence(&node).await;
+        let (sender, receiver) = watch::channel(Some(presence));
+        let context = MigrateContext {
+            store: Arc::new(self.store.clone()),
+            keys: self.keys.clone(),
+            node: node.clone(),
+            claims: dir.path().join("claims"),
+            presence: receiver,
+        };
+        let script = Script { starts: Mutex::default(), node, ending, gate: self.gate.clone() };
+        Host { context, script, presence: sender, give_way: CancellationToken::new(), _dir: dir }
+    }
+
+    async fn presence(&self, node: &NodeName) -> Presence {
+        let lease = self.store.grant(Duration::from_secs(60)).await.expect("lease");
+        let key = self.keys.key(&Key::NodeAlive(node.clone()));
+        let lock = migration::LockRecord { holder: node.clone(), nonce: Nonce::fixed("x") };
+        let put = Transaction::new().when(Compare::absent(&key)).put_under(lease, &key, &lock);
+        let Outcome::Committed(created) = self.store.commit(put).await.expect("presence") else { panic!("refused") };
+        Presence { guard: Guard { key, lease, created }, lost: CancellationToken::new() }
+    }
+
+    async fn record(&self) -> TaskRecord {
+        read_record(&self.store, &self.id.record_key(&self.keys)).await.expect("read").expect("a record").0
+    }
+}
+
+impl Host {
+    async fn ensure(&self, world: &World, policy: OnUnknown) -> Result<(), MigrateError> {
+        let say = |_: String| {};
+        let ensure = Ensure {
+            context: &self.context,
+            id: &world.id,
+            task: &task(policy),
+            may_claim: true,
+            runner: &self.script,
+            give_way: &self.give_way,
+            say: &say,
+            looked_at: AtomicI64::new(0),
+        };
+        ensure.run().await
+    }
+
+    fn starts(&self) -> usize {
+        self.script.starts.lock().expect("no panic holds it").len()
+    }
+}
+
+#[tokio::test]
+async fn twenty_servers_at_once_start_it_once() {
+    let world = world();
+    let mut hosts = vec![];
+    for i in 0..20 {
+        hosts.push(world.host(&format!("web-{i}"), TaskState::Succeeded).await);
+    }
+    let all = futures::future::join_all(hosts.iter().map(|h| h.ensure(&world, OnUnknown::Stop))).await;
+    assert!(all.iter().all(Result::is_ok), "{all:?}");
+    assert_eq!(hosts.iter().map(Host::starts).sum::<usize>(), 1);
+    assert_eq!(world.record().await.state, TaskState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_failed_one_fails_for_all_and_is_not_started_again() {
+    let world = world();
+    let (a, b) = (world.host("a", TaskState::Failed).await, world.host("b", TaskState::Failed).await);
+    for host in [&a, &b] {
+        assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Failed { .. })));
+    }
+    assert_eq!(a.starts() + b.starts(), 1);
+}
+
+#[tokio::test]
+async fn the_reply_of_the_claim_is_lost_and_the_claim_is_found_by_its_nonce() {
+    let world = world();
+    let host = world.host("a", TaskState::Succeeded).await;
+    world.store.drop_next_reply();
+    host.ensure(&world, OnUnknown::Stop).await.expect("settled");
+    assert_eq!(host.starts(), 1);
+    assert_eq!(world.record().await.attempt, 1);
+}
+
+/// The agent dies while the command runs, and comes back: the journal says `started`, and nobody knows.
+#[tokio::test]
+async fn an_agent_that_died_during_the_command_never_starts_it_again() {
+    let world = world();
+    world.open.send_replace(false);
+    let host = world.host("a", TaskState::Succeeded).await;
+    tokio::select! {
+        biased;
+        _ = host.ensure(&world, OnUnknown::Stop) => panic!("the gate is closed"),
+        () = until(|| host.starts() == 1) => {}
+    }
+    world.open.send_replace(true);
+    tokio::select! {
+        biased;
+        _ = host.ensure(&world, OnUnknown::Stop) => panic!("it must wait for a person"),
+        () = until_state(&world, TaskState::Unknown) => {}
+    }
+    assert_eq!(host.starts(), 1);
+    let (id, keys) = (&world.id, &world.keys);
+    let view = look(&world).await;
+    assert!(view.head.as_ref().is_some_and(|(h, _)| h.open), "nothing newer may start beside a command that may run");
+    let resolved = migration::resolve(keys, id, &view, Resolution::Succeeded, "looked at it", 9).expect("may be resolved");
+    assert!(world.store.commit(resolved).await.expect("commit").committed());
+    host.ensure(&world, OnUnknown::Stop).await.expect("settled by a person");
+    assert!(look(&world).await.head.is_some_and(|(h, _)| !h.open));
+}
+
+#[tokio::test]
+async fn retry_starts_it_again_with_a_higher_fence_and_attempt() {
+    let world = world();
+    world.open.send_replace(false);
+    let host = world.host("a", TaskState::Succeeded).await;
+    tokio::select! {
+        biased;
+        _ = host.ensure(&world, OnUnknown::Retry) => panic!("the gate is closed"),
+        () = until(|| host.starts() == 1) => {}
+    }
+    world.open.send_replace(true);
+    host.ensure(&world, OnUnknown::Retry).await.expect("settled at the second start");
+    let starts = host.script.starts.lock().expect("no panic holds it").clone();
+    assert_eq!(starts.iter().map(|s| s.1).collect::<Vec<_>>(), [1, 2]);
+    assert!(starts[1].2 > starts[0].2, "the fence grows");
+}
+
+/// The holder's lease ends while its command runs: others mark it unknown; under `stop` it goes on and settles late.
+#[tokio::test]
+async fn a_lost_lease_under_stop_settles_late_and_starts_nothing_else() {
+    let world = world();
+    world.open.send_replace(false);
+    let (a, b) = (world.host("a", TaskState::Succeeded).await, world.host("b", TaskState::Succeeded).await);
+    let play = async {
+        until(|| a.starts() == 1).await;
+        let presence = a.presence.borrow().clone().expect("held");
+        presence.lost.cancel();
+        world.store.end_lease(presence.guard.lease);
+        until_state(&world, TaskState::Unknown).await;
+        world.open.send_replace(true);
+    };
+    let (first, second, ()) = tokio::join!(a.ensure(&world, OnUnknown::Stop), b.ensure(&world, OnUnknown::Stop), play);
+    first.expect("settled late by its holder");
+    second.expect("found succeeded");
+    assert_eq!((a.starts(), b.starts()), (1, 0));
+}
+
+#[tokio::test]
+async fn an_older_release_never_starts_after_a_newer_one() {
+    let world = world();
+    let host = world.host("a", TaskState::Succeeded).await;
+    let head = migration::Head { seq: Seq(2), release: "r2".parse().expect("release"), task: world.id.task.clone(), open: false };
+    world.store.commit(Transaction::new().put_record(world.id.head_key(&world.keys), &head)).await.expect("head");
+    assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Overtaken { .. })));
+    assert_eq!(host.starts(), 0);
+}
+
+#[tokio::test]
+async fn a_waiter_gives_way_when_asked() {
+    let world = world();
+    let host = world.host("a", TaskState::Succeeded).await;
+    host.presence.send_replace(None);
+    host.give_way.cancel();
+    assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Interrupted)));
+}
+
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..2_000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not happen within ten seconds");
+}
+
+async fn until_state(world: &World, state: TaskState) {
+    for _ in 0..2_000 {
+        if world.record().await.state == state {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the record did not become {state:?} within ten seconds");
+}
+
+async fn look(world: &World) -> View {
+    let (id, keys, store) = (&world.id, &world.keys, &world.store);
+    let record = read_record(store, &id.record_key(keys)).await.expect("record");
+    let head = read_record(store, &id.head_key(keys)).await.expect("head");
+    let lock = store.read(&id.lock_key(keys)).await.expect("lock").entry;
+    let spec = store.read(&keys.key(&Key::RolloutSpec(id.app.clone()))).await.expect("spec").entry;
+    View { record, head, lock, spec }
+}

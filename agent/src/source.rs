@@ -1,0 +1,97 @@
+//! Where goals come from: this server's desired records, nothing wider. A change only means "read again".
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coord_proto::chain::inline;
+use coord_proto::desired::Desired;
+use coord_proto::ids::AppName;
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::retry::Backoff;
+use coord_proto::rollout::{RolloutSpec, StableRecord};
+use coord_proto::store::mirror::Mirror;
+use coord_proto::store::{SharedStore, StoreError, read_record};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::goal::effective;
+use crate::machine::Goal;
+
+/// The task that turns desired records into goals.
+pub struct Source {
+    pub store: SharedStore,
+    pub keys: KeySpace,
+    pub mirror: watch::Receiver<Arc<Mirror>>,
+    pub goals: mpsc::Sender<(AppName, Goal)>,
+    pub stop: CancellationToken,
+}
+
+impl Source {
+    /// Tells each goal once, and again when it changes. An absent record never stops or removes anything.
+    pub async fn run(mut self) {
+        let mut told: BTreeMap<AppName, Goal> = BTreeMap::new();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let mirror = self.mirror.borrow_and_update().clone();
+            let retry = if mirror.restored {
+                // History went backwards: no claim and no change before a person has looked.
+                error!("the store was restored from a backup: nothing is changed here until an operator recovers it");
+                None
+            } else {
+                match self.tell(&mirror, &mut told).await {
+                    Ok(()) => {
+                        backoff.reset();
+                        None
+                    }
+                    Err(e) => {
+                        warn!("cannot read what this server should run: {}; trying again", inline(&e));
+                        Some(backoff.next())
+                    }
+                }
+            };
+            let again = async {
+                match retry {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                changed = self.mirror.changed() => if changed.is_err() { return },
+                () = again => {}
+            }
+        }
+    }
+
+    async fn tell(&self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<(), StoreError> {
+        for (key, entry) in &mirror.entries {
+            let Some(Key::Desired(_, app)) = self.keys.parse(key) else { continue };
+            let desired: Desired = match entry.record() {
+                Ok(desired) => desired,
+                Err(e) => {
+                    error!("{}; what runs keeps running", inline(&e));
+                    continue;
+                }
+            };
+            let goal = self.goal(&app, desired).await?;
+            if told.get(&app) != Some(&goal) {
+                told.insert(app.clone(), goal.clone());
+                if self.goals.send((app, goal)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn goal(&self, app: &AppName, desired: Desired) -> Result<Goal, StoreError> {
+        let store = self.store.as_ref();
+        let (stable_key, spec_key) = (self.keys.key(&Key::Stable(app.clone())), self.keys.key(&Key::RolloutSpec(app.clone())));
+        let (stable, spec) =
+            futures::try_join!(read_record::<StableRecord>(store, &stable_key), read_record::<RolloutSpec>(store, &spec_key))?;
+        Ok(effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id)))
+    }
+}
