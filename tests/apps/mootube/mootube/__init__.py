@@ -1,0 +1,1 @@
+"""MooTube, the sample application: videos, uploads, one database for the whole fleet."""
