@@ -1,0 +1,67 @@
+# `make` lists the targets. Paths of an installation: PREFIX for programs and units, SYSCONFDIR for configuration, DESTDIR in front of all.
+
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+DESTDIR    ?=
+CARGO      ?= cargo
+
+bindir        = $(DESTDIR)$(PREFIX)/bin
+unitdir       = $(DESTDIR)$(PREFIX)/lib/systemd/system
+sysusersdir   = $(DESTDIR)$(PREFIX)/lib/sysusers.d
+confdir       = $(DESTDIR)$(SYSCONFDIR)/coord
+target        = $(or $(CARGO_TARGET_DIR),target)
+programs      = coordctl coordinator coord-agent
+
+.DEFAULT_GOAL := help
+.PHONY: help build release install demo test lint test-rust bench fmt clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+build:  ## optimised and quick to build again: what demo and tests run (target/fast)
+	$(CARGO) build --profile fast --locked
+
+release:  ## what is shipped (target/release)
+	$(CARGO) build --release --locked
+
+install:  ## the release into PREFIX (and DESTDIR); keeps configuration files that exist
+	@for program in $(programs); do \
+	    test -x $(target)/release/$$program || { echo "install: no $(target)/release/$$program; run \`make release\` first" >&2; exit 1; }; \
+	done
+	install -d $(bindir) $(unitdir) $(sysusersdir) $(confdir)
+	install -m 755 $(programs:%=$(target)/release/%) $(bindir)
+	for unit in coord-agent coordinator; do \
+	    sed 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|; s|/etc/coord/|$(SYSCONFDIR)/coord/|' systemd/system/$$unit.service >$(unitdir)/$$unit.service && \
+	    chmod 644 $(unitdir)/$$unit.service || exit 1; \
+	done
+	install -m 644 systemd/sysusers.d/coordinator.conf $(sysusersdir)
+	test -e $(confdir)/agent.toml || install -m 644 agent/src/default-agent.toml $(confdir)/agent.toml
+	test -e $(confdir)/coordinator.toml || install -m 644 coordinator/src/default-coordinator.toml $(confdir)/coordinator.toml
+
+demo:  ## etcd, a coordinator, three agents, two releases of a sample application (KEEP=1: stay up)
+	tests/setup demo
+	$(MAKE) build
+	KEEP=$(KEEP) tests/demo
+
+test:  ## installs what is missing, then lint and every test
+	tests/setup test
+	$(MAKE) lint
+	$(MAKE) test-rust
+
+lint:  ## format, clippy, documentation, dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets --profile fast --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace --profile fast --locked
+	$(CARGO) deny check bans licenses sources
+
+test-rust:  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
+	$(CARGO) nextest run --workspace --cargo-profile fast --locked $(ARGS)
+
+bench:  ## measurements
+	$(CARGO) run --profile fast --locked -p coord-tests --bin bench
+
+fmt:  ## formats the code
+	$(CARGO) fmt
+
+clean:  ## removes target/
+	$(CARGO) clean
