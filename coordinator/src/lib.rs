@@ -1,13 +1,33 @@
 //! The coordinator and `coordctl`.
 //!
-//! In reading order:
+//! ```text
+//!  coordctl release publish ./app
+//!     deploy_file ─▶ pack ─▶ upload ──────────────▶ artifacts (under the digest, over HTTPS)
+//!                      └──▶ publish (sign) ─▶ etcd: one transaction
+//!                                               │
+//!  coordinator run                              ▼
+//!     election ─▶ controller: observe ─▶ view ─▶ rollout (pure) ─▶ desired/<node>/<app>
+//!                                        │
+//!                                        └─▶ terminal, JSON and status page: one fold for all
+//! ```
+//!
+//! In reading order; what both programs know:
+
+pub mod pki;
+pub mod view;
+
+// `coordinator`
 
 pub mod artifacts;
 pub mod config;
 pub mod controller;
 pub mod managed_etcd;
 pub mod observe;
-pub mod pki;
 pub mod serve;
-pub mod view;
 pub mod web;
+
+// `coordctl`
+
+pub mod deploy_file;
+pub mod exit;
+pub mod ui;
