@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use coord_proto::report::FailureCode;
+
 /// A file operation that failed, with the path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {}", path.display())]
@@ -20,6 +22,14 @@ impl DurableError {
     pub fn on(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self { what, path, source }
+    }
+
+    /// For the status record. A full disk is told apart: waiting may help there.
+    pub fn code(&self) -> FailureCode {
+        match self.source.raw_os_error() {
+            Some(nix::libc::ENOSPC | nix::libc::EDQUOT) => FailureCode::DiskFull,
+            _ => FailureCode::Io,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use coord_proto::ids::ReleaseId;
+use coord_proto::report::FailureCode;
 
 use crate::durable::DurableError;
 
@@ -27,6 +28,17 @@ pub enum LayoutError {
     TwoMounts { app: PathBuf, releases: PathBuf },
     #[error(transparent)]
     Io(#[from] DurableError),
+}
+
+impl LayoutError {
+    /// For the status record.
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::CurrentNotALink { .. } | Self::CurrentElsewhere { .. } => FailureCode::CurrentNotALink,
+            Self::TwoMounts { .. } => FailureCode::Io,
+            Self::Io(e) => e.code(),
+        }
+    }
 }
 
 /// The directory of one app on this server.

@@ -127,6 +127,8 @@ pub enum ArchiveError {
     Header { at: u64, problem: &'static str },
     #[error("the archive ends at byte {at} in the middle of something; it was cut off")]
     Truncated { at: u64 },
+    #[error("the archive ends in the middle of a file; it was cut off")]
+    CutInContent,
     #[error("the archive is refused: there is data after its end")]
     DataAfterEnd,
     #[error("the archive cannot be read")]

@@ -21,8 +21,8 @@ impl SwitchError {
     /// For the status record.
     pub fn code(&self) -> FailureCode {
         match self {
-            Self::Layout(LayoutError::CurrentNotALink { .. } | LayoutError::CurrentElsewhere { .. }) => FailureCode::CurrentNotALink,
-            Self::NotStaged { .. } | Self::Layout(_) => FailureCode::Io,
+            Self::NotStaged { .. } => FailureCode::Io,
+            Self::Layout(e) => e.code(),
         }
     }
 }
