@@ -18,8 +18,8 @@ programs      = coordctl coordinator coord-agent
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-build:  ## optimised and quick to build again: what demo and tests run (target/fast)
-	$(CARGO) build --profile fast --locked
+build:  ## what demo and tests run (target/debug)
+	$(CARGO) build --locked
 
 release:  ## what is shipped (target/release)
 	$(CARGO) build --release --locked
@@ -50,15 +50,16 @@ test:  ## installs what is missing, then lint and every test
 
 lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) fmt --check
-	$(CARGO) clippy --workspace --all-targets --profile fast --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace --profile fast --locked
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace --locked
 	$(CARGO) deny check bans licenses sources
 
 test-rust:  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
-	$(CARGO) nextest run --workspace --cargo-profile fast --locked $(ARGS)
+	$(CARGO) nextest run --workspace --locked $(ARGS)
 
 bench:  ## measurements
-	$(CARGO) run --profile fast --locked -p coord-tests --bin bench
+	$(CARGO) build --release --locked
+	$(CARGO) run --release --locked -p coord-tests --bin bench
 
 fmt:  ## formats the code
 	$(CARGO) fmt
