@@ -30,4 +30,5 @@ pub mod web;
 
 pub mod deploy_file;
 pub mod exit;
+pub mod pack;
 pub mod ui;
