@@ -23,6 +23,7 @@ pub mod config;
 pub mod controller;
 pub mod managed_etcd;
 pub mod observe;
+pub mod rollout;
 pub mod serve;
 pub mod web;
 

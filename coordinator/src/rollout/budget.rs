@@ -1,0 +1,28 @@
+//! How many servers may fail, or be away, before the rollout stops: at number max + 1.
+
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
+
+/// Why the rollout must stop, if it must. Failed and unreachable servers are counted apart.
+pub fn spent(state: &RolloutState) -> Option<String> {
+    let failed = names(state, |t| t.outcome == Outcome::Failed);
+    if failed.len() > state.max_failed {
+        return Some(words(&failed, "failed", state.max_failed));
+    }
+    // Before the first batch opens, everybody counts; afterwards a server that is away counts when its turn has come.
+    let turn = |t: &Target| state.phase == RolloutPhase::Staging || t.told || t.batch <= state.batch;
+    let away = names(state, |t| t.outcome == Outcome::Unreachable && turn(t));
+    (away.len() > state.max_unreachable).then(|| words(&away, "cannot be reached", state.max_unreachable))
+}
+
+fn names(state: &RolloutState, which: impl Fn(&Target) -> bool) -> Vec<&str> {
+    state.targets.iter().filter(|t| which(t)).map(|t| t.node.as_str()).collect()
+}
+
+/// Most names in one reason.
+const NAMED_MAX: usize = 5;
+
+fn words(names: &[&str], what: &str, max: usize) -> String {
+    let more = if names.len() > NAMED_MAX { format!(" and {} more", names.len() - NAMED_MAX) } else { String::new() };
+    let shown = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+    format!("{shown}{more} {what}; {max} tolerated")
+}

@@ -1,0 +1,187 @@
+//! One rollout during one pass: what was read, and what has been decided so far.
+
+use coord_proto::ids::NodeName;
+use coord_proto::migration::{Phase, TaskRecord, TaskState};
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
+
+use super::progress::{self, Look};
+use super::{Decision, PlanInput, Timers, begin, budget, release_words, tell};
+use crate::view::{App, ManifestFacts, TaskFacts};
+
+/// The pass over one rollout.
+pub(super) struct Course<'a> {
+    pub input: &'a PlanInput<'a>,
+    pub app: &'a App,
+    pub spec: &'a RolloutSpec,
+    pub facts: &'a ManifestFacts,
+    pub state: RolloutState,
+    pub timers: Timers,
+    pub out: Decision,
+}
+
+impl<'a> Course<'a> {
+    /// The stored state of this spec's rollout, or its first one.
+    pub fn open(input: &'a PlanInput<'a>, app: &'a App, spec: &'a RolloutSpec, facts: &'a ManifestFacts) -> Self {
+        let mut out = Decision::default();
+        let state = match &app.state {
+            Some(state) if state.id == spec.id => state.clone(),
+            replaced => {
+                begin::supersede(input, app, replaced.as_ref(), spec, &mut out);
+                begin::first_state(input, app, spec, facts, &mut out)
+            }
+        };
+        let timers = input.timers.resumed(&state, input.elapsed);
+        Self { input, app, spec, facts, state, timers, out }
+    }
+
+    /// The decision at the end of the pass.
+    pub fn decide(mut self) -> Decision {
+        self.state.batch_elapsed = self.timers.stored(self.state.batch_elapsed);
+        self.out.desired = tell::all(&self);
+        if !self.state.phase.ended() {
+            self.out.wake_after = self.timers.next(&self.spec.policy, self.state.batch_elapsed);
+        }
+        let told: u64 = self.out.desired.iter().filter(|d| d.rollout.as_ref() == Some(&self.state.id)).map(|_| 1).sum();
+        if self.app.state.as_ref() != Some(&self.state) {
+            self.state.generation += told;
+            self.out.state = Some(self.state);
+        }
+        self.out.timers = self.timers;
+        self.out
+    }
+
+    pub fn look(&self, target: &Target) -> Look {
+        progress::look(self.input, &self.state, self.facts, target)
+    }
+
+    pub fn enter(&mut self, phase: RolloutPhase, words: &str) {
+        self.state.phase = phase;
+        self.note(words);
+    }
+
+    pub fn note(&mut self, words: &str) {
+        let release = release_words(self.app, &self.state);
+        self.out.events.push(format!("rollout {} of release {release} {words}", self.state.id));
+    }
+
+    /// Brings every target's outcome up to date.
+    pub fn judge(&mut self) {
+        if self.state.phase == RolloutPhase::RollingBack {
+            return;
+        }
+        let looks: Vec<Look> = self.state.targets.iter().map(|t| self.look(t)).collect();
+        let open = self.state.batch;
+        let running = self.state.phase != RolloutPhase::Staging;
+        for (target, look) in self.state.targets.iter_mut().zip(&looks) {
+            let is_open = running && target.batch == open;
+            target.outcome = progress::outcome(target, look, is_open);
+        }
+    }
+
+    /// Targets that staging still waits for.
+    pub fn pending_staging(&self) -> usize {
+        let waits = |t: &&Target| t.outcome == Outcome::Pending && !matches!(self.look(t), Look::Staged | Look::Done);
+        self.state.targets.iter().filter(waits).count()
+    }
+
+    pub fn pending_in(&self, batch: usize) -> usize {
+        self.state.batch_targets(batch).filter(|t| t.outcome == Outcome::Pending).count()
+    }
+
+    pub fn done_in(&self, batch: usize) -> usize {
+        self.state.batch_targets(batch).filter(|t| t.outcome == Outcome::Done).count()
+    }
+
+    /// Is a server of the batch in, or waiting for, a run-once task that somebody has open?
+    pub fn migrating(&self, batch: usize) -> bool {
+        let open = self.app.head.as_ref().is_some_and(|h| h.open);
+        open && self.state.batch_targets(batch).any(|t| progress::in_migration(self.input, &t.node))
+    }
+
+    /// Deadline: what is pending counts as failed from now on.
+    pub fn fail_the_late(&mut self, late: impl Fn(&Target, bool) -> bool, words: &str) {
+        let staged: Vec<bool> = self.state.targets.iter().map(|t| matches!(self.look(t), Look::Staged | Look::Done)).collect();
+        let mut names: Vec<NodeName> = Vec::new();
+        for (target, staged) in self.state.targets.iter_mut().zip(staged) {
+            if target.outcome == Outcome::Pending && late(target, staged) {
+                target.outcome = Outcome::Failed;
+                names.push(target.node.clone());
+            }
+        }
+        for name in names {
+            self.note(&format!("counts {name} as failed: it {words}"));
+        }
+    }
+
+    /// Halts or turns back when a budget is spent; true if so.
+    pub fn stopped_by_budget(&mut self) -> bool {
+        let Some(reason) = budget::spent(&self.state) else { return false };
+        self.fail(reason);
+        true
+    }
+
+    pub fn not_done(&self) -> Vec<String> {
+        self.state.targets.iter().filter(|t| t.outcome != Outcome::Done).map(|t| t.node.to_string()).collect()
+    }
+
+    pub fn after_last_batch(&self) -> bool {
+        self.state.batch >= self.state.batches
+    }
+
+    fn records(&self, phase: Phase) -> impl Iterator<Item = (&TaskFacts, Option<&TaskRecord>)> {
+        let record = |task: &TaskFacts| self.app.tasks.iter().find(|r| r.release == self.facts.release && r.task == task.name);
+        self.facts.tasks_of(phase).map(move |task| (task, record(task)))
+    }
+
+    pub fn tasks_succeeded(&self, phase: Phase) -> bool {
+        self.records(phase).all(|(_, r)| r.is_some_and(|r| r.state == TaskState::Succeeded))
+    }
+
+    /// Does a task wait for a person?
+    pub fn task_unknown(&self, phase: Phase) -> bool {
+        self.records(phase).any(|(task, r)| r.is_some_and(|r| super::duties::needs_a_person(task, r)))
+    }
+
+    /// A run-once task failed, or nobody knows: true when the pass must go no further.
+    pub fn stopped_by_task(&mut self, phase: Phase) -> bool {
+        let failed = self.records(phase).find_map(|(_, r)| r.filter(|r| r.state == TaskState::Failed)).cloned();
+        if let Some(record) = failed {
+            let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
+            self.fail_by_task(format!("the task `{}` failed on {}{detail}", record.task, record.holder));
+            return true;
+        }
+        if !self.task_unknown(phase) {
+            return false;
+        }
+        self.timers.rest();
+        let release = &self.state.release;
+        self.state.reason = format!(
+            "nobody knows how a run-once task of release {release} ended; look, then type: coordctl migration resolve {} {release} --as succeeded|failed|retry",
+            self.input.name
+        );
+        self.enter(RolloutPhase::AwaitingDecision, "waits for a decision about its run-once task");
+        true
+    }
+
+    /// Opens the first batch from `index` on that has a server to tell; after the last one the rollout completes.
+    pub fn open_batch_from(&mut self, index: usize) {
+        let next = (index..self.state.batches).find(|b| self.pending_in(*b) > 0);
+        // The servers whose turn it is now count too, and those whose batch was skipped because they are all away.
+        self.state.batch = next.unwrap_or(self.state.batches);
+        if self.stopped_by_budget() {
+            return;
+        }
+        let Some(batch) = next else { return self.complete() };
+        self.timers.restart();
+        self.timers.count(true);
+        self.state.batch_elapsed = 0;
+        self.state.reason.clear();
+        let mut names = Vec::new();
+        for target in self.state.targets.iter_mut().filter(|t| t.batch == batch && t.outcome == Outcome::Pending) {
+            target.told = true;
+            names.push(target.node.to_string());
+        }
+        let words = format!("opened batch {} of {}: {}", batch + 1, self.state.batches, names.join(", "));
+        self.enter(RolloutPhase::Running, &words);
+    }
+}

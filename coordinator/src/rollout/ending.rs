@@ -1,0 +1,137 @@
+//! How a rollout ends: well, halted, or on the way back.
+
+use coord_proto::coordinator::HistoryRecord;
+use coord_proto::limits::HISTORY_MAX;
+use coord_proto::migration::{self, Phase, TaskRecord};
+use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutPhase, StableRecord, Verdict};
+
+use super::course::Course;
+use super::progress::{self, Look};
+use super::{batches, begin};
+
+impl Course<'_> {
+    /// The open batch is healthy and baked.
+    pub fn leave_batch(&mut self) {
+        let next = self.state.batch + 1;
+        let more = (next..self.state.batches).any(|b| self.pending_in(b) > 0);
+        if more && self.state.batch == 0 && self.spec.policy.promote == Promote::Manual {
+            self.timers.rest();
+            self.state.reason = format!("the first batch is healthy; type: coordctl rollout promote {}", self.input.name);
+            return self.enter(RolloutPhase::AwaitingPromotion, "waits for its promotion");
+        }
+        self.open_batch_from(next);
+    }
+
+    /// After the last batch, within the budgets.
+    pub fn complete(&mut self) {
+        if !self.state.targets.iter().any(|t| t.outcome == Outcome::Done) {
+            return self.fail("no server runs it".to_owned());
+        }
+        self.state.batch = self.state.batches;
+        self.timers.restart();
+        // A canary never becomes what newcomers take.
+        self.state.whole &= batches::covers_all(self.input, self.facts, &self.state);
+        if self.state.whole {
+            self.out.stable = Some(StableRecord { seq: self.state.seq, release: self.state.release.clone() });
+        }
+        self.out.verdict = Some((self.state.release.clone(), Verdict::Good));
+        if self.facts.tasks_of(Phase::After).next().is_none() || self.tasks_succeeded(Phase::After) {
+            let late = self.not_done();
+            let reason = if late.is_empty() { String::new() } else { format!("within the budgets, without {}", late.join(", ")) };
+            self.end(RolloutPhase::Succeeded, reason)
+        } else {
+            self.enter(RolloutPhase::Finishing, "runs its after tasks");
+        }
+    }
+
+    /// The budget is spent.
+    pub fn fail(&mut self, reason: String) {
+        if self.state.targets.iter().any(|t| t.outcome == Outcome::Failed) {
+            self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
+        }
+        self.timers.restart();
+        self.state.batch_elapsed = 0;
+        if let Some(bar) = self.bar() {
+            return self.end(RolloutPhase::Halted, format!("{reason}; {bar}"));
+        }
+        if self.spec.policy.on_failure == OnFailure::Halt {
+            return self.end(RolloutPhase::Halted, reason);
+        }
+        if !self.state.targets.iter().any(|t| t.told) {
+            return self.end(RolloutPhase::RolledBack, format!("{reason}; no server was switched"));
+        }
+        self.state.reason.clone_from(&reason);
+        self.enter(RolloutPhase::RollingBack, &format!("turned back: {reason}"));
+    }
+
+    /// A run-once task failed: the release is bad, whatever the servers say.
+    pub fn fail_by_task(&mut self, reason: String) {
+        self.fail(reason);
+        self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
+    }
+
+    /// An operator ends it: what was told goes back, as far as the migrations allow.
+    pub fn abort(&mut self, by: &str) {
+        self.timers.rest();
+        match self.bar() {
+            Some(bar) => self.end(RolloutPhase::Halted, format!("aborted {by}; {bar}")),
+            None => self.end(RolloutPhase::Aborted, format!("aborted {by}")),
+        }
+    }
+
+    /// Why nothing rolls back by itself, if so.
+    fn bar(&self) -> Option<String> {
+        let own = |r: &&TaskRecord| r.release == self.state.release;
+        let records: Vec<TaskRecord> = self.app.tasks.iter().filter(own).cloned().collect();
+        let told = self.state.targets.iter().any(|t| t.told);
+        (told && migration::bars_rollback(self.facts.reversible, &records))
+            .then(|| "its migration has no way back, so the servers stay as they are".to_owned())
+    }
+
+    /// Waits until every told server is back.
+    pub fn advance_rollback(&mut self) {
+        let looks: Vec<Look> = self.state.targets.iter().map(|t| self.back(t)).collect();
+        let mut lost = Vec::new();
+        let mut busy = Vec::new();
+        for (target, look) in self.state.targets.iter_mut().zip(looks) {
+            match look {
+                Look::Done if matches!(target.outcome, Outcome::Pending | Outcome::Done) => target.outcome = Outcome::RolledBack,
+                Look::Failed => lost.push(target.node.to_string()),
+                Look::Busy | Look::Unhealthy => busy.push(target.node.to_string()),
+                Look::Done | Look::Gone | Look::Staged => {}
+            }
+        }
+        self.timers.count(!busy.is_empty());
+        if self.timers.open >= self.spec.policy.batch_deadline {
+            lost.append(&mut busy);
+        }
+        if !busy.is_empty() {
+            return;
+        }
+        let reason = self.state.reason.clone();
+        if lost.is_empty() {
+            self.end(RolloutPhase::RolledBack, reason);
+        } else {
+            self.end(RolloutPhase::Halted, format!("{reason}; {} did not return", lost.join(", ")));
+        }
+    }
+
+    fn back(&self, target: &coord_proto::rollout::Target) -> Look {
+        // Never touched, or nothing to go back to.
+        if !target.told || target.prior.0 == 0 {
+            return Look::Staged;
+        }
+        progress::returned(self.input, &self.state, target)
+    }
+
+    /// The end: nothing more happens to this rollout.
+    pub fn end(&mut self, phase: RolloutPhase, reason: String) {
+        let words = if reason.is_empty() { phase.words().to_owned() } else { format!("{}: {reason}", phase.words()) };
+        self.state.reason = reason;
+        self.state.ended_at = Some(self.input.now);
+        self.enter(phase, &format!("ended, {words}"));
+        let entry = HistoryRecord { spec: Some(self.spec.clone()), state: self.state.clone() };
+        self.out.history.push((self.state.id.clone(), entry));
+        begin::cap_history(self.app, &mut self.out, HISTORY_MAX);
+    }
+}

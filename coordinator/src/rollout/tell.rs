@@ -1,0 +1,165 @@
+//! What every server is told, derived from the state: only what differs is written.
+
+use coord_proto::desired::Desired;
+use coord_proto::ids::{Generation, NodeName, Seq};
+use coord_proto::migration::Phase;
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
+
+use super::course::Course;
+use super::{PlanInput, batches};
+use crate::view::{App, Node, NodeApp};
+
+/// The part of a desired record that a rollout decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Order {
+    run: Seq,
+    stage: Option<Seq>,
+    after: Option<Seq>,
+    may_migrate: bool,
+}
+
+/// Desired records that differ from what they should be: the targets', and everybody else's.
+pub(super) fn all(course: &Course<'_>) -> Vec<Desired> {
+    let mut written = targets(course);
+    written.extend(newcomers(course.input, course.app, Some(&course.state), moved(course)));
+    written
+}
+
+fn targets(course: &Course<'_>) -> Vec<Desired> {
+    let after = after_is_due(course);
+    let tell = |target: &Target| {
+        let node = course.input.fleet.nodes.get(&target.node)?;
+        let slot = node.apps.get(course.input.name);
+        if slot.is_some_and(|s| s.unreadable) {
+            return None;
+        }
+        let existing = slot.and_then(|s| s.desired.as_ref());
+        let order = order(course, target, slot, after)?;
+        differs(course, existing, &order).then(|| record(course, target, existing, order))
+    };
+    course.state.targets.iter().filter_map(tell).collect()
+}
+
+fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bool) -> Option<Order> {
+    let (state, seq) = (&course.state, course.state.seq);
+    let existing = slot.and_then(|s| s.desired.as_ref());
+    let run_it = Order { run: seq, stage: None, after: after.then_some(seq), may_migrate: true };
+    let hold = Order { run: hold(course, slot), stage: None, after: None, may_migrate: false };
+    match state.phase {
+        RolloutPhase::Staging
+        | RolloutPhase::Running
+        | RolloutPhase::AwaitingPromotion
+        | RolloutPhase::AwaitingDecision
+        | RolloutPhase::Finishing => Some(if target.told { run_it } else { Order { stage: Some(seq), ..hold } }),
+        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted => {
+            // Nothing to go back to: it stays.
+            let back = if target.prior.0 == 0 { existing.map_or(Seq(0), |d| d.run) } else { target.prior };
+            Some(if target.told { Order { run: back, ..hold } } else { hold })
+        }
+        RolloutPhase::Halted if !target.told => Some(hold),
+        RolloutPhase::Succeeded | RolloutPhase::Halted => {
+            // It was away: it takes what is stable now, as every newcomer does.
+            let run = if target.told { seq } else { stable_of(course.app, moved(course)).unwrap_or(hold.run) };
+            let as_before = existing.filter(|d| d.run == run);
+            let (after, may_migrate) = as_before.map_or((None, false), |d| (d.after, d.may_migrate));
+            Some(Order { run, stage: None, after, may_migrate })
+        }
+        RolloutPhase::Superseded | RolloutPhase::Unknown => None,
+    }
+}
+
+/// What a server keeps until its turn: what it was told by this rollout, else what it runs, and never less than `stable`.
+fn hold(course: &Course<'_>, slot: Option<&NodeApp>) -> Seq {
+    let desired = slot.and_then(|s| s.desired.as_ref());
+    if let Some(held) = desired.filter(|d| d.rollout.as_ref() == Some(&course.state.id)) {
+        return held.run;
+    }
+    let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
+    running.max(course.state.previous_stable)
+}
+
+/// The `after` tasks are due once every target runs the release, and stay so.
+fn after_is_due(course: &Course<'_>) -> bool {
+    let state = &course.state;
+    let asked = |t: &Target| {
+        let slot = course.input.fleet.node_app(&t.node, course.input.name);
+        slot.and_then(|s| s.desired.as_ref()).is_some_and(|d| d.rollout.as_ref() == Some(&state.id) && d.after == Some(state.seq))
+    };
+    let late = course.after_last_batch() && matches!(state.phase, RolloutPhase::Finishing | RolloutPhase::AwaitingDecision);
+    let all_run = || state.phase == RolloutPhase::Finishing && state.targets.iter().all(|t| t.outcome == Outcome::Done);
+    late && course.facts.tasks_of(Phase::After).next().is_some() && (all_run() || state.targets.iter().any(asked))
+}
+
+fn differs(course: &Course<'_>, existing: Option<&Desired>, order: &Order) -> bool {
+    let Some(d) = existing else { return true };
+    let same = d.run == order.run && d.stage == order.stage && d.after == order.after && d.may_migrate == order.may_migrate;
+    // An ended rollout does not claim a record that says the right thing already.
+    !same || (!course.state.phase.ended() && d.rollout.as_ref() != Some(&course.state.id))
+}
+
+fn record(course: &Course<'_>, target: &Target, existing: Option<&Desired>, order: Order) -> Desired {
+    let id = &course.state.id;
+    let ours = existing.filter(|d| d.rollout.as_ref() == Some(id));
+    let restart = existing.map_or(0, |d| d.restart);
+    let restarts = course.spec.force_run && target.told && order.run == course.state.seq && ours.is_none_or(|d| !d.may_migrate);
+    Desired {
+        node: target.node.clone(),
+        app: course.input.name.clone(),
+        run: order.run,
+        stage: order.stage,
+        after: order.after,
+        generation: next_generation(existing),
+        rollout: Some(id.clone()),
+        may_migrate: order.may_migrate,
+        restart: if restarts { restart + 1 } else { restart },
+        // A new rollout is a new wish: what failed before is tried again.
+        attempt: existing.map_or(0, |d| d.attempt) + u64::from(ours.is_none()),
+    }
+}
+
+fn next_generation(existing: Option<&Desired>) -> Generation {
+    Generation(existing.map_or(0, |d| d.generation.0) + 1)
+}
+
+/// `stable`, if it moves in this very pass.
+fn moved(course: &Course<'_>) -> Option<Seq> {
+    course.out.stable.as_ref().map(|s| s.seq)
+}
+
+fn stable_of(app: &App, moved: Option<Seq>) -> Option<Seq> {
+    moved.or(app.stable.as_ref().map(|s| s.seq))
+}
+
+/// Servers outside the rollout: they take `stable`, and wait for migrations without claiming them.
+pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&RolloutState>, moved: Option<Seq>) -> Vec<Desired> {
+    let Some(stable) = stable_of(app, moved) else { return Vec::new() };
+    let Some(facts) = app.manifests.get(&stable) else { return Vec::new() };
+    let outside = |name: &NodeName| state.is_none_or(|s| s.targets.iter().all(|t| &t.node != name));
+    let nodes = input.fleet.nodes.iter().filter(|(name, n)| batches::matches(input, facts, n) && outside(name));
+    nodes.filter_map(|(name, node)| take_stable(input, name, node, stable)).collect()
+}
+
+fn take_stable(input: &PlanInput<'_>, name: &NodeName, node: &Node, stable: Seq) -> Option<Desired> {
+    let slot = node.apps.get(input.name);
+    if slot.is_some_and(|s| s.unreadable) {
+        return None;
+    }
+    let existing = slot.and_then(|s| s.desired.as_ref());
+    // Above `stable`: a canary that was left there on purpose.
+    let run = existing.map_or(stable, |d| d.run.max(stable));
+    if existing.is_some_and(|d| d.run == run && d.stage.is_none()) {
+        return None;
+    }
+    Some(Desired {
+        node: name.clone(),
+        app: input.name.clone(),
+        run,
+        stage: None,
+        after: None,
+        generation: next_generation(existing),
+        rollout: None,
+        may_migrate: false,
+        restart: existing.map_or(0, |d| d.restart),
+        attempt: existing.map_or(0, |d| d.attempt),
+    })
+}
