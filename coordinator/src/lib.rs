@@ -21,6 +21,7 @@ pub mod view;
 pub mod artifacts;
 pub mod config;
 pub mod controller;
+pub mod election;
 pub mod managed_etcd;
 pub mod observe;
 pub mod rollout;
