@@ -1,1 +1,6 @@
-//! x
+//! What the tests share: real processes on this machine, and waiting for them.
+//!
+//! Each thing here ends what it started when it is dropped, by process id.
+
+pub mod postgres;
+pub mod wait;
