@@ -59,11 +59,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Serves until `stop`, then lets requests under way end.
-    ///
-    /// # Errors
-    /// None today: a connection's failure is its own.
-    pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
+    /// Serves until `stop`, then lets requests under way end. A connection's failure is its own.
+    pub async fn run(self, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         while let Some(stream) = stop.run_until_cancelled(accept(&self.socket, &mut connections)).await {
@@ -80,7 +77,6 @@ impl Listener {
         if tokio::time::timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await.is_err() {
             tracing::warn!(left = connections.len(), "requests were cut off by the stop");
         }
-        Ok(())
     }
 }
 
