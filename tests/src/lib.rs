@@ -1,8 +1,13 @@
-//! What the tests share: real processes on this machine, and waiting for them.
+//! What the tests share: real programs on this machine, started, waited for, and ended by process id.
 //!
-//! Each thing here ends what it started when it is dropped, by process id.
+//! In reading order:
 
 pub mod etcd;
 pub mod ports;
 pub mod postgres;
+pub mod process;
 pub mod wait;
+
+pub mod mootube;
+
+pub mod fleet;

@@ -1,0 +1,96 @@
+//! `coordctl`, as a person or CI calls it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::Fleet;
+use crate::process::program;
+
+/// What a command said, and how it ended.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    /// Fails unless it ended with `code`; everything that it said is in the error.
+    ///
+    /// # Errors
+    /// Another exit code.
+    pub fn expect_code(self, code: i32) -> Result<Self> {
+        ensure!(self.code == code, "exit code {} instead of {code}\n{}\n{}", self.code, self.out, self.err);
+        Ok(self)
+    }
+
+    /// Does it say this, on stdout or stderr?
+    pub fn says(&self, text: &str) -> bool {
+        self.out.contains(text) || self.err.contains(text)
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // A signal is no exit code: -1 equals none.
+        Self { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+/// A `release publish` that runs beside the test.
+#[derive(Debug)]
+pub struct Publishing(std::process::Child);
+
+impl Publishing {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn wait(self) -> Result<Said> {
+        Ok(self.0.wait_with_output()?.into())
+    }
+}
+
+impl Fleet {
+    /// `coordctl ARGS…` with this fleet's configuration and nothing of the caller's environment.
+    ///
+    /// # Errors
+    /// The program is missing.
+    pub fn coordctl_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program("coordctl")?);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.dir()).env("USER", "tester");
+        command.arg("--config").arg(self.dir().join("coordctl.toml")).args(args);
+        Ok(command)
+    }
+
+    /// Runs `coordctl ARGS…` to its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn coordctl(&self, args: &[&str]) -> Result<Said> {
+        let output = self.coordctl_command(args)?.output().context("cannot run coordctl")?;
+        Ok(output.into())
+    }
+
+    /// `release publish DIR --release RELEASE …`, to the end of the rollout.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn publish(&self, tree: &Path, release: &str, more: &[&str]) -> Result<Said> {
+        self.start_publish(tree, release, more)?.wait()
+    }
+
+    /// The same, beside the test.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_publish(&self, tree: &Path, release: &str, more: &[&str]) -> Result<Publishing> {
+        let mut command = self.coordctl_command(&["release", "publish"])?;
+        command.arg(tree).args(["--release", release]).args(more);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Ok(Publishing(command.spawn().context("cannot run coordctl")?))
+    }
+}

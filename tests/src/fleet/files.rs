@@ -1,0 +1,82 @@
+//! The files of a fleet: configuration, certificates, keys. The same files that a real server has, at other paths.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use coordinator::pki::Role;
+
+use super::{APP, ENVIRONMENT, Fleet, Node, OPERATOR};
+use crate::process::program;
+
+/// Short, so that a lost server is noticed soon; long enough for a busy machine.
+const LEASE_TTL: &str = "5s";
+
+impl Fleet {
+    /// Signing key, trust file and coordctl's configuration.
+    pub(super) fn write_operator_files(&self) -> Result<()> {
+        let key = self.dir().join("release.key");
+        let output = Command::new(program("coordctl")?).args(["key", "generate"]).arg(&key).output()?;
+        ensure!(output.status.success(), "coordctl key generate: {}", String::from_utf8_lossy(&output.stderr));
+        let public = fs::read_to_string(self.dir().join("release.pub")).context("coordctl key generate left no release.pub")?;
+        let public = public.lines().last().context("release.pub is empty")?;
+        let trust = format!("version = 1\nenvironment = \"{ENVIRONMENT}\"\nthreshold = 1\nkeys = [\"{public}\"]\n");
+        fs::write(self.dir().join("trust.toml"), trust)?;
+        let etcd = self.etcd_lines("operator", OPERATOR, "");
+        let text = format!("[context.{ENVIRONMENT}]\n{etcd}environment = \"{ENVIRONMENT}\"\nsigning_key = \"{}\"\n", key.display());
+        fs::write(self.dir().join("coordctl.toml"), text)?;
+        Ok(())
+    }
+
+    pub(super) fn write_coordinator_files(&self, dir: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(dir)?;
+        let etcd = self.etcd_lines("coordinator", Role::Coordinator, LEASE_TTL);
+        let pki = self.etcd.pki();
+        let text = format!(
+            "[etcd]\n{etcd}\n[http]\nlisten = \"127.0.0.1:{artifacts}\"\npublic_url = \"https://127.0.0.1:{artifacts}\"\n\
+             status_listen = \"127.0.0.1:{status}\"\ncert = \"{pki}/coordinator.pem\"\nkey = \"{pki}/coordinator-key.pem\"\nca = \"{pki}/ca.pem\"\n\
+             \n[state]\ndir = \"{state}\"\n",
+            artifacts = self.ports.artifacts.number,
+            status = self.ports.status.number,
+            pki = pki.display(),
+            state = dir.join("state").display(),
+        );
+        let path = dir.join("coordinator.toml");
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    pub(super) fn write_node_files(&self, name: &str, node: &Node) -> Result<()> {
+        let shared = node.app_dir().join("shared");
+        fs::create_dir_all(&shared)?;
+        fs::write(shared.join(".env"), format!("MOOTUBE_PORT={}\nDATABASE_URL={}\n", node.port.number, self.database_url))?;
+        let etcd = self.etcd_lines(&format!("node:{name}"), Role::Node, LEASE_TTL);
+        let text = format!(
+            "[node]\nname = \"{name}\"\nenvironment = \"{ENVIRONMENT}\"\nlabels = {{ role = \"web\" }}\n\n[etcd]\n{etcd}\n\
+             [trust]\nfile = \"{trust}\"\n\n[apps]\nroot = \"{root}\"\nallow = [\"{APP}\"]\n\n[http]\nlisten = \"\"\n\n[state]\ndir = \"{state}\"\n",
+            trust = self.dir().join("trust.toml").display(),
+            root = node.dir.join("srv").display(),
+            state = node.dir.join("state").display(),
+        );
+        fs::write(node.dir.join("agent.toml"), text)?;
+        Ok(())
+    }
+
+    /// `endpoints`, certificates and the lease of one holder, for a `[etcd]` table.
+    fn etcd_lines(&self, name: &str, role: Role, lease_ttl: &str) -> String {
+        let config = self.etcd.config_for(name, role);
+        let path = |file: &Option<PathBuf>| file.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
+        let mut text = format!(
+            "endpoints = {:?}\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
+            config.endpoints,
+            path(&config.ca),
+            path(&config.cert),
+            path(&config.key)
+        );
+        if !lease_ttl.is_empty() {
+            text.push_str(&format!("lease_ttl = \"{lease_ttl}\"\n"));
+        }
+        text
+    }
+}

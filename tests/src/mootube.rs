@@ -1,0 +1,85 @@
+//! The sample application's tree, and the releases that tests make of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// Where the sample application is.
+pub fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("apps/mootube")
+}
+
+/// A copy of the sample application that a test may change.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    /// Release 1 in `root`, which is made.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn copy_to(root: &Path) -> Result<Self> {
+        copy(&source(), root)?;
+        fs::remove_dir_all(root.join("next"))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes it release 2: new theme, slugs, migration 0002.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn apply_next(&self) -> Result<()> {
+        copy(&source().join("next"), &self.root)
+    }
+
+    /// Writes one file, e.g. `VERSION`, `migrations/0003_x.sql` or `BROKEN`.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn write(&self, path: &str, text: &str) -> Result<()> {
+        let path = self.root.join(path);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Removes one file.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn remove(&self, path: &str) -> Result<()> {
+        let path = self.root.join(path);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Replaces text in `deploy.toml`.
+    ///
+    /// # Errors
+    /// The text is not there.
+    pub fn edit_deploy_file(&self, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(self.root.join("deploy.toml"))?;
+        anyhow::ensure!(text.contains(from), "deploy.toml does not contain `{from}`");
+        self.write("deploy.toml", &text.replacen(from, to, 1))
+    }
+}
+
+/// Files and directories, over what is there; permissions are kept. The application has no links.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
