@@ -1,5 +1,6 @@
 //! The agent: converges one server on its desired release.
 
+pub mod config;
 pub mod durable;
 pub mod effects;
 pub mod goal;
@@ -9,3 +10,4 @@ pub mod machine;
 pub mod presence;
 pub mod reporter;
 pub mod source;
+pub mod systemd;
