@@ -10,4 +10,6 @@ pub mod machine;
 pub mod presence;
 pub mod reporter;
 pub mod source;
-pub mod systemd;
+pub mod failure;
+pub mod accept;
+pub mod manifests;

@@ -134,6 +134,11 @@ impl Machine {
         self.manifests.get(&seq)
     }
 
+    /// The rollout that the goal belongs to.
+    pub fn rollout(&self) -> Option<RolloutId> {
+        self.goal.as_ref().and_then(|g| g.rollout.clone())
+    }
+
     /// Is something to be tried again later?
     pub fn wants_retry(&self) -> bool {
         self.resting

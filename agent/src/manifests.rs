@@ -1,0 +1,120 @@
+//! Manifests that this server verified, kept on disk: with the store away it can still restart and fall back (I7).
+//!
+//! What is read back is verified again: the disk is trusted no more than the store.
+
+use std::io;
+use std::path::PathBuf;
+
+use coord_proto::ids::{AppName, Seq};
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::manifest::Manifest;
+use coord_proto::report::FailureCode;
+use coord_proto::store::{SharedStore, StoreError};
+use coord_proto::trust::{Envelope, Trust, TrustError};
+
+use crate::durable::{DurableError, write_file_durably};
+
+/// Loads manifests of one environment.
+#[derive(Clone)]
+pub struct Manifests {
+    pub store: SharedStore,
+    pub keys: KeySpace,
+    pub trust: Trust,
+    /// `<state>/apps`.
+    pub apps: PathBuf,
+}
+
+/// Why a manifest could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the store has no manifest number {seq} of {app}")]
+    Missing { app: AppName, seq: Seq },
+    #[error("manifest number {seq} of {app} is not trusted")]
+    Untrusted {
+        app: AppName,
+        seq: Seq,
+        #[source]
+        source: TrustError,
+    },
+    #[error("cannot read manifest number {seq} of {app}")]
+    Store {
+        app: AppName,
+        seq: Seq,
+        #[source]
+        source: StoreError,
+    },
+    #[error("cannot keep manifest number {seq} of {app}")]
+    Keep {
+        app: AppName,
+        seq: Seq,
+        #[source]
+        source: DurableError,
+    },
+}
+
+impl LoadError {
+    /// For the status record. What the store could not say yet may pass.
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Missing { .. } => FailureCode::ManifestMissing,
+            Self::Untrusted { source: TrustError::Signatures { .. } | TrustError::Envelope { .. }, .. } => FailureCode::SignatureInvalid,
+            Self::Untrusted { source: TrustError::Environment { .. }, .. } => FailureCode::WrongEnvironment,
+            Self::Untrusted { .. } => FailureCode::ManifestRefused,
+            Self::Store { .. } => FailureCode::Download,
+            Self::Keep { .. } => FailureCode::Io,
+        }
+    }
+}
+
+impl Manifests {
+    /// From the disk, else from the store; verified either way.
+    ///
+    /// # Errors
+    /// Missing, not trusted, or not to be read or kept.
+    pub async fn load(&self, app: &AppName, seq: Seq) -> Result<Manifest, LoadError> {
+        if let Some(manifest) = self.kept(app, seq) {
+            return Ok(manifest);
+        }
+        let key = self.keys.key(&Key::Manifest(app.clone(), seq));
+        let store = |source| LoadError::Store { app: app.clone(), seq, source };
+        let untrusted = |source| LoadError::Untrusted { app: app.clone(), seq, source };
+        let entry = self.store.read(&key).await.map_err(store)?.entry.ok_or_else(|| LoadError::Missing { app: app.clone(), seq })?;
+        let envelope = Envelope::decode(&entry.value).map_err(untrusted)?;
+        let manifest = self.trust.open(&envelope.manifest, &envelope.signatures).map_err(untrusted)?;
+        self.keep(app, seq, &entry.value).map_err(|source| LoadError::Keep { app: app.clone(), seq, source })?;
+        Ok(manifest)
+    }
+
+    fn path(&self, app: &AppName, seq: Seq) -> PathBuf {
+        self.apps.join(app.as_str()).join("manifests").join(seq.to_string())
+    }
+
+    /// A damaged or no longer trusted copy is as good as none.
+    fn kept(&self, app: &AppName, seq: Seq) -> Option<Manifest> {
+        let bytes = std::fs::read(self.path(app, seq)).ok()?;
+        self.trust.open_envelope(&bytes).ok().filter(|m| &m.app == app && m.seq == seq)
+    }
+
+    fn keep(&self, app: &AppName, seq: Seq, bytes: &[u8]) -> Result<(), DurableError> {
+        let path = self.path(app, seq);
+        let dir = path.parent().expect("made by joining names");
+        std::fs::create_dir_all(dir).map_err(DurableError::on("make", dir))?;
+        write_file_durably(&path, bytes, 0o600)
+    }
+
+    /// Forgets manifests that are not named.
+    ///
+    /// # Errors
+    /// The directory cannot be read or a file not be removed.
+    pub fn retain(&self, app: &AppName, keep: &[Seq]) -> io::Result<()> {
+        let dir = self.apps.join(app.as_str()).join("manifests");
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let seq = entry.file_name().to_str().and_then(|n| n.parse().ok()).map(Seq);
+            if seq.is_some_and(|s| !keep.contains(&s)) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
