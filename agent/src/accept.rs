@@ -69,7 +69,9 @@ pub fn accept(manifest: &Manifest, here: &Here<'_>) -> Result<(), Refusal> {
         return Err(Refusal::Expired { release: release(), at });
     }
     match &manifest.min_agent_version {
-        Some(needed) if version(needed) > version(env!("CARGO_PKG_VERSION")) => Err(Refusal::AgentTooOld { release: release(), needed: needed.clone() }),
+        Some(needed) if version(needed) > version(env!("CARGO_PKG_VERSION")) => {
+            Err(Refusal::AgentTooOld { release: release(), needed: needed.clone() })
+        }
         _ => Ok(()),
     }
 }

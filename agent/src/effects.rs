@@ -6,7 +6,11 @@
 //!  prune                                                                           off the critical path
 //! ```
 
+pub mod command;
+pub mod environment;
 pub mod fetch;
+pub mod health;
+pub mod hook;
 pub mod link;
 pub mod migrate;
 pub mod pieces;

@@ -8,16 +8,7 @@ use coord_proto::report::{Failure, FailureCode, Step};
 
 /// A failure of `step` on the way to `seq`.
 pub fn failure(seq: Seq, step: Step, code: FailureCode, error: &(dyn Error + 'static)) -> Failure {
-    Failure {
-        seq,
-        step,
-        code,
-        chain: chain(error),
-        hint: hint(code).to_owned(),
-        log_tail: String::new(),
-        fell_back: false,
-        attempt: 1,
-    }
+    Failure { seq, step, code, chain: chain(error), hint: hint(code).to_owned(), log_tail: String::new(), fell_back: false, attempt: 1 }
 }
 
 /// What a person does about it; one line each.

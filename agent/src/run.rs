@@ -267,7 +267,8 @@ fn adopt(journal: &mut Journal, place: &AppDir, app: &AppName) {
 }
 
 fn is_ready(status: &Status) -> bool {
-    let serving = !matches!(status.step, Step::Draining | Step::Switching | Step::Restarting | Step::Probing | Step::Undraining | Step::FallingBack);
+    let serving =
+        !matches!(status.step, Step::Draining | Step::Switching | Step::Restarting | Step::Probing | Step::Undraining | Step::FallingBack);
     serving && status.running.is_some() && status.health == HealthState::Healthy
 }
 

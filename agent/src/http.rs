@@ -1,0 +1,112 @@
+//! `/healthz`, `/metrics` and `/ready/<app>`; on the second address only `/ready/<app>`, for load balancers.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use coord_proto::report::HealthState;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::effects::migrate::Presence;
+use crate::reporter::Statuses;
+use crate::run::ReadyTable;
+
+/// What the pages are made from.
+#[derive(Clone)]
+pub struct Facts {
+    pub ready: watch::Receiver<ReadyTable>,
+    pub statuses: watch::Receiver<Statuses>,
+    pub presence: watch::Receiver<Option<Presence>>,
+}
+
+/// All pages.
+pub fn full(facts: Facts) -> Router {
+    let own = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(metrics));
+    own.with_state(facts.clone()).merge(readiness(facts))
+}
+
+/// Only readiness.
+pub fn readiness(facts: Facts) -> Router {
+    Router::new().route("/ready/{app}", get(ready)).with_state(facts)
+}
+
+/// Listens; the port is bound when this returns.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Serves until stopped.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    // A kept connection must not hold up the stop.
+    tokio::select! {
+        _ = serving => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(1)).await } => {}
+    }
+}
+
+/// 200 while the app takes traffic here, 503 from before its drain until after its health, 404 for an app unknown here.
+async fn ready(State(facts): State<Facts>, Path(app): Path<String>) -> (StatusCode, &'static str) {
+    let table = facts.ready.borrow();
+    match table.iter().find(|(name, _)| name.as_str() == app) {
+        Some((_, true)) => (StatusCode::OK, "ready\n"),
+        Some((_, false)) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        None => (StatusCode::NOT_FOUND, "no such app here\n"),
+    }
+}
+
+/// Prometheus text format 0.0.4.
+async fn metrics(State(facts): State<Facts>) -> String {
+    let mut text = String::new();
+    let present = facts.presence.borrow().is_some();
+    let _ = writeln!(text, "# HELP coord_agent_present Whether this server is registered in the store.\n# TYPE coord_agent_present gauge");
+    let _ = writeln!(text, "coord_agent_present {}", i32::from(present));
+    let _ = writeln!(
+        text,
+        "# HELP coord_agent_app_healthy Whether what runs has passed its health check.\n# TYPE coord_agent_app_healthy gauge"
+    );
+    let statuses = facts.statuses.borrow().clone();
+    for (app, status) in &statuses {
+        let _ = writeln!(text, "coord_agent_app_healthy{{app=\"{app}\"}} {}", i32::from(status.health == HealthState::Healthy));
+    }
+    let _ = writeln!(text, "# HELP coord_agent_app_seq Sequence number of the release that runs.\n# TYPE coord_agent_app_seq gauge");
+    for (app, status) in &statuses {
+        let seq = status.running.as_ref().map_or(0, |r| r.seq.0);
+        let _ = writeln!(text, "coord_agent_app_seq{{app=\"{app}\"}} {seq}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_is_200_503_or_404() {
+        coord_proto::tls::install_provider();
+        let (table, ready) = watch::channel(ReadyTable::from([("a".parse().expect("app"), true), ("b".parse().expect("app"), false)]));
+        let (_statuses, statuses) = watch::channel(Statuses::new());
+        let (_presence, presence) = watch::channel(None);
+        let listener = bind("127.0.0.1:0".parse().expect("address")).await.expect("port");
+        let base = format!("http://{}", listener.local_addr().expect("address"));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, full(Facts { ready, statuses, presence }), stop.clone()));
+        let client = reqwest::Client::builder().no_proxy().build().expect("client");
+        for (path, code) in [("/ready/a", 200), ("/ready/b", 503), ("/ready/c", 404), ("/healthz", 200), ("/metrics", 200)] {
+            assert_eq!(client.get(format!("{base}{path}")).send().await.expect("answer").status().as_u16(), code, "{path}");
+        }
+        table.send_replace(ReadyTable::from([("a".parse().expect("app"), false)]));
+        assert_eq!(client.get(format!("{base}/ready/a")).send().await.expect("answer").status().as_u16(), 503);
+        stop.cancel();
+        server.await.expect("ended");
+    }
+}

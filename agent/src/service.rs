@@ -1,0 +1,169 @@
+//! `coord-agent run`: puts the parts together, and takes them down again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use coord_proto::ids::AppName;
+use coord_proto::keys::KeySpace;
+use coord_proto::report::NodeInfo;
+use coord_proto::store::SharedStore;
+use coord_proto::store::etcd::EtcdStore;
+use coord_proto::store::mirror;
+use coord_proto::trust::Trust;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::config::Config;
+use crate::effects::fetch::{FetchOptions, Fetcher};
+use crate::http::{self, Facts};
+use crate::identity::Identity;
+use crate::manifests::Manifests;
+use crate::perform::Performer;
+use crate::presence::{Keeper, Registration};
+use crate::reporter::{Reporter, Statuses};
+use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
+use crate::source::Source;
+use crate::systemd::{SystemBus, notify, watchdog_interval};
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration, trust file, certificates, state directory or an address cannot be used. A store that is away is no
+/// error: what runs keeps running, and the agent keeps trying (I7).
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    let identity = Identity::open(&config.state_dir)?;
+    let trust = Trust::load(&config.trust_file)?;
+    anyhow::ensure!(
+        trust.environment == config.node.environment,
+        "the trust file {} is for the environment `{}`, and agent.toml for `{}`",
+        config.trust_file.display(),
+        trust.environment,
+        config.node.environment
+    );
+    let store: SharedStore = Arc::new(EtcdStore::new(config.etcd.clone())?);
+    let keys = KeySpace::new(&config.prefix);
+    let apps_dir = config.state_dir.join("apps");
+    let known = known_apps(&apps_dir);
+    let mut tasks = JoinSet::new();
+
+    let registration = Registration { info: info_record(&config), alive: identity.alive(), ttl: config.lease_ttl };
+    let (keeper, presence) = Keeper::new(store.clone(), keys.clone(), registration, stop.clone());
+    let (goals, inputs) = mpsc::channel(16);
+    let (statuses, statuses_seen) = watch::channel(Statuses::new());
+    let (ready, ready_seen) = watch::channel(ReadyTable::new());
+    let (words, words_seen) = watch::channel("nothing to run yet".to_owned());
+
+    listen(&config, Facts { ready: ready_seen, statuses: statuses_seen.clone(), presence: presence.clone() }, &stop, &mut tasks).await?;
+    let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
+    tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror, goals, stop: stop.clone() }.run());
+    tasks.spawn(keeper.run());
+    tasks.spawn(
+        Reporter { store: store.clone(), keys: keys.clone(), presence: presence.clone(), statuses: statuses_seen, stop: stop.clone() }
+            .run(),
+    );
+    tasks.spawn(tell_systemd(words_seen, stop.clone()));
+
+    let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
+    let node = config.node.name.clone();
+    let performer = Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, units: Arc::new(SystemBus) };
+    let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
+    info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
+    notify(&[NotifyState::Ready]);
+    let ended = agent.run(known, Inputs { goals: inputs, stop: stop.clone() }).await;
+
+    notify(&[NotifyState::Stopping]);
+    stop.cancel();
+    // What still writes to the store may be stuck there: it is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
+    Ok(ended?)
+}
+
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Apps that were here before: their journals are looked at also when the store is away.
+fn known_apps(dir: &std::path::Path) -> Vec<AppName> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+fn info_record(config: &Config) -> NodeInfo {
+    NodeInfo {
+        node: config.node.name.clone(),
+        labels: config.node.labels.clone(),
+        addresses: vec![],
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        apps: config.allowed().to_vec(),
+        since: unix_now(),
+    }
+}
+
+fn fetcher(config: &Config) -> anyhow::Result<Fetcher> {
+    let read = |path: &Option<std::path::PathBuf>| match path {
+        Some(path) => std::fs::read(path).map(Some).with_context(|| format!("cannot read {}", path.display())),
+        None => Ok(None),
+    };
+    let identity = match (read(&config.etcd.cert)?, read(&config.etcd.key)?) {
+        (Some(mut cert), Some(key)) => {
+            cert.push(b'\n');
+            cert.extend(key);
+            Some(cert)
+        }
+        _ => None,
+    };
+    let options = FetchOptions {
+        ca_pem: read(&config.etcd.ca)?,
+        identity_pem: identity,
+        proxy: config.download.proxy.clone(),
+        rate: config.download.rate,
+    };
+    Ok(Fetcher::new(options)?)
+}
+
+async fn listen(config: &Config, facts: Facts, stop: &CancellationToken, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    let all = config.http.listen.map(|a| (a, http::full(facts.clone())));
+    let ready = config.http.ready_listen.map(|a| (a, http::readiness(facts)));
+    for (address, router) in all.into_iter().chain(ready) {
+        let listener = http::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        tasks.spawn(http::serve(listener, router, stop.clone()));
+    }
+    Ok(())
+}
+
+/// STATUS= at each change, and the watchdog from the runtime that runs the loop: a stalled loop starves it.
+async fn tell_systemd(mut words: watch::Receiver<String>, stop: CancellationToken) {
+    let interval = watchdog_interval();
+    loop {
+        let status = words.borrow_and_update().clone();
+        notify(&[NotifyState::Status(&status)]);
+        let beat = async {
+            match interval {
+                Some(interval) => tokio::time::sleep(interval).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = words.changed() => if changed.is_err() { return },
+            () = beat => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
