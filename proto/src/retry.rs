@@ -32,6 +32,7 @@ impl Backoff {
     }
 
     /// How long to wait before the next try; never zero.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and nobody folds over waits")]
     pub fn next(&mut self) -> Duration {
         let cap = self.first.saturating_mul(1u32 << self.tries.min(16)).min(self.most);
         self.tries = self.tries.saturating_add(1);

@@ -19,6 +19,9 @@ const PADDING_BYTES_MAX: u64 = 1024 * 1024;
 /// Bytes decompressed at once.
 const BUFFER_BYTES: usize = 128 * 1024;
 
+/// Key and value of one record of an extended header.
+type PaxRecord<'b> = (&'b [u8], &'b [u8]);
+
 /// Entries of a tar stream, one by one; the content of the last file is what `Read` gives.
 pub struct ArchiveReader<R: Read> {
     input: BufReader<R>,
@@ -214,7 +217,7 @@ impl<R: Read> ArchiveReader<R> {
     }
 
     /// Records of the form `LENGTH KEY=VALUE\n`, LENGTH counting all of it.
-    fn records<'b>(&self, mut block: &'b [u8]) -> Result<Vec<(&'b [u8], &'b [u8])>, ArchiveError> {
+    fn records<'b>(&self, mut block: &'b [u8]) -> Result<Vec<PaxRecord<'b>>, ArchiveError> {
         let bad = || self.bad_header("has a malformed extended record");
         let mut records = Vec::new();
         while !block.is_empty() {

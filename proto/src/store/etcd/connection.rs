@@ -4,7 +4,7 @@
 //! dead member. So the members take turns, from a random one on, which also spreads the agents over them.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions, Txn};
@@ -166,7 +166,7 @@ fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
     std::fs::read(path).map_err(fail)
 }
 
-fn read_certificate(path: &PathBuf) -> Result<Vec<u8>, StoreError> {
+fn read_certificate(path: &Path) -> Result<Vec<u8>, StoreError> {
     let text = read(path)?;
     match CertificateDer::from_pem_slice(&text) {
         Ok(_) => Ok(text),
@@ -174,7 +174,7 @@ fn read_certificate(path: &PathBuf) -> Result<Vec<u8>, StoreError> {
     }
 }
 
-fn read_key(path: &PathBuf) -> Result<Vec<u8>, StoreError> {
+fn read_key(path: &Path) -> Result<Vec<u8>, StoreError> {
     let text = read(path)?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(_) => Ok(text),
