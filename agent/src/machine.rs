@@ -499,7 +499,7 @@ impl Machine {
             return waiting.clone();
         }
         let name = |seq: &Seq| self.manifests.get(seq).map_or_else(|| format!("release number {seq}"), |m| m.release.to_string());
-        let doing = match &self.in_flight {
+        match &self.in_flight {
             Some(Action::Load(seq)) => format!("fetching the manifest of {}", name(seq)),
             Some(Action::Stage(seq)) => format!("staging {}", name(seq)),
             Some(Action::Prepare(seq)) => format!("preparing {}", name(seq)),
@@ -508,9 +508,8 @@ impl Machine {
             Some(Action::RunHooks { seq, phase }) => format!("running the {} hooks of {}", phase.name(), name(seq)),
             Some(Action::Switch(release)) => format!("switching to {release}"),
             Some(Action::Probe(seq)) => format!("probing {}", name(seq)),
-            Some(Action::Prune { .. }) | None => return self.resting_words(),
-        };
-        doing
+            Some(Action::Prune { .. }) | None => self.resting_words(),
+        }
     }
 
     fn resting_words(&self) -> String {

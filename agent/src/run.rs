@@ -76,14 +76,17 @@ pub struct Agent {
     performer: Arc<Performer>,
     slots: BTreeMap<AppName, Slot>,
     effects: JoinSet<(AppName, Event)>,
-    progress: (mpsc::Sender<(AppName, Event)>, mpsc::Receiver<(AppName, Event)>),
+    /// What effects tell while they run.
+    tell: mpsc::Sender<(AppName, Event)>,
+    told: mpsc::Receiver<(AppName, Event)>,
     outputs: Outputs,
 }
 
 impl Agent {
     /// An agent that does nothing yet.
     pub fn new(node: NodeName, performer: Arc<Performer>, outputs: Outputs) -> Self {
-        Self { node, performer, slots: BTreeMap::new(), effects: JoinSet::new(), progress: mpsc::channel(64), outputs }
+        let (tell, told) = mpsc::channel(64);
+        Self { node, performer, slots: BTreeMap::new(), effects: JoinSet::new(), tell, told, outputs }
     }
 
     /// Runs until stopped. `apps` are those that were here before: their activities are brought to an end also with the
@@ -101,7 +104,7 @@ impl Agent {
                 biased;
                 () = inputs.stop.cancelled() => break,
                 Some(ended) = self.effects.join_next() => ended.expect("effects do not panic, and nothing aborts them"),
-                Some((app, event)) = self.progress.1.recv() => (app, event),
+                Some((app, event)) = self.told.recv() => (app, event),
                 Some((app, goal)) = inputs.goals.recv() => (app, Event::GoalSeen(goal)),
                 () = sleep_until(retry) => match self.due() {
                     Some(app) => (app, Event::RetryDue),
@@ -179,7 +182,7 @@ impl Agent {
             action,
             rollout: slot.machine.rollout(),
             give_way: slot.give_way.clone(),
-            events: self.progress.0.clone(),
+            events: self.tell.clone(),
         };
         let performer = self.performer.clone();
         self.effects.spawn(async move {

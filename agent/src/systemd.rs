@@ -27,9 +27,9 @@ pub trait Units: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum UnitError {
     #[error("systemd cannot be reached over D-Bus")]
-    Bus(#[source] zbus::Error),
+    Bus(#[source] Box<zbus::Error>),
     #[error("systemd refused")]
-    Refused(#[source] zbus::Error),
+    Refused(#[source] Box<zbus::Error>),
     #[error("no unit matches `{pattern}`")]
     NoneMatches { pattern: String },
     #[error("`{unit}` is {state} afterwards; see systemctl status {unit}")]
@@ -47,10 +47,11 @@ type UnitRow = (String, String, String, String, String, String, OwnedObjectPath,
 #[async_trait]
 impl Units for SystemBus {
     async fn act(&self, pattern: &str, action: UnitAction) -> Result<(), UnitError> {
-        let bus = zbus::Connection::system().await.map_err(UnitError::Bus)?;
-        let manager = zbus::Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER).await.map_err(UnitError::Bus)?;
+        let bus = zbus::Connection::system().await.map_err(|e| UnitError::Bus(Box::new(e)))?;
+        let manager = zbus::Proxy::new(&bus, SERVICE, MANAGER_PATH, MANAGER).await.map_err(|e| UnitError::Bus(Box::new(e)))?;
         for unit in matching(&manager, pattern).await? {
-            let _job: OwnedObjectPath = manager.call(method(action), &(unit.as_str(), "replace")).await.map_err(UnitError::Refused)?;
+            let _job: OwnedObjectPath =
+                manager.call(method(action), &(unit.as_str(), "replace")).await.map_err(|e| UnitError::Refused(Box::new(e)))?;
             settle(&manager, &unit, action).await?;
         }
         Ok(())
@@ -79,7 +80,7 @@ async fn matching(manager: &zbus::Proxy<'_>, pattern: &str) -> Result<Vec<String
 
 async fn list(manager: &zbus::Proxy<'_>, pattern: &str) -> Result<Vec<UnitRow>, UnitError> {
     let states: [&str; 0] = [];
-    manager.call("ListUnitsByPatterns", &(states.as_slice(), [pattern].as_slice())).await.map_err(UnitError::Refused)
+    manager.call("ListUnitsByPatterns", &(states.as_slice(), [pattern].as_slice())).await.map_err(|e| UnitError::Refused(Box::new(e)))
 }
 
 /// Waits until the unit has no job any more; then it must be as asked.

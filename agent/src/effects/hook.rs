@@ -84,8 +84,8 @@ pub fn check_allowed(manifest: &Manifest, place: &AppPlace) -> Result<(), HookEr
         }
         user_ids(hook.user.as_deref(), place)?;
     }
-    let tasks = [Phase::Before, Phase::After].into_iter().flat_map(|phase| manifest.once_tasks(phase));
-    tasks.map(|task| user_ids(task.user.as_deref(), place).map(|_| ())).collect()
+    let mut tasks = [Phase::Before, Phase::After].into_iter().flat_map(|phase| manifest.once_tasks(phase));
+    tasks.try_for_each(|task| user_ids(task.user.as_deref(), place).map(|_| ()))
 }
 
 /// Whom a command runs as: what the manifest names, if the configuration allows it, else the app's user.
