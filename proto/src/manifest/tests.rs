@@ -1,1 +1,105 @@
 use super::*;
+
+fn manifest() -> Manifest {
+    Manifest::decode(include_bytes!("../../fixtures/manifest.v1.json")).expect("the fixture is a manifest")
+}
+
+/// The error's text after one change; empty when it is accepted.
+fn after(change: impl FnOnce(&mut Manifest)) -> String {
+    let mut changed = manifest();
+    change(&mut changed);
+    Manifest::decode(&changed.encode()).err().map(|e| e.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn unknown_fields_and_versions_are_refused() {
+    let mut value = serde_json::to_value(manifest()).expect("JSON");
+    value["artifact"]["unheard_of"] = 1.into();
+    assert!(matches!(Manifest::decode(value.to_string().as_bytes()), Err(ManifestError::Syntax(_))));
+    value["version"] = 2.into();
+    assert!(matches!(Manifest::decode(value.to_string().as_bytes()), Err(ManifestError::Version { found: 2 })));
+    assert!(matches!(Manifest::decode(&vec![b' '; MANIFEST_BYTES_MAX + 1]), Err(ManifestError::TooLarge { .. })));
+}
+
+#[test]
+fn pieces_must_add_up_to_the_size() {
+    for (size, piece_size) in [(0, 5), (9, 0), (10, 4), (11, 5), (5, 5)] {
+        let text = after(|m| (m.artifact.size, m.artifact.piece_size) = (size, piece_size));
+        assert!(text.contains("artifact.pieces"), "{size} in pieces of {piece_size}: {text}");
+    }
+    assert_eq!(after(|m| m.artifact.size = 10), "");
+    let artifact = manifest().artifact;
+    assert_eq!((artifact.piece_range(0), artifact.piece_range(1)), ((0, 5), (5, 9)));
+}
+
+#[test]
+fn every_number_has_a_limit() {
+    assert!(after(|m| m.artifact.unpacked_size = UNPACKED_BYTES_MAX + 1).contains("artifact.unpacked_size"));
+    assert!(after(|m| m.artifact.entries = ENTRIES_MAX + 1).contains("artifact.entries"));
+    assert!(after(|m| m.artifact.piece_size = PIECE_BYTES * 16 + 1).contains("artifact.piece_size"));
+    assert!(after(|m| m.artifact.pieces = vec![m.artifact.digest.clone(); PIECES_MAX + 1]).contains("artifact.pieces"));
+    assert!(after(|m| m.layout.keep_releases = 1001).contains("keep_releases"));
+    assert!(after(|m| m.layout.keep_releases = 0).contains("keep_releases"));
+    assert!(after(|m| m.hooks.drain = vec![m.hooks.prepare[0].clone(); HOOKS_MAX + 1]).contains("hook count"));
+}
+
+#[test]
+fn paths_stay_inside_the_release() {
+    for bad in ["", "/etc", "../x", "a/../../x", "a//b", "a/", "./a", "a/.", "..", "a\0b"] {
+        for field in ["shared_dirs", "shared_files", "writable_dirs"] {
+            let text = after(|m| {
+                let list = match field {
+                    "shared_dirs" => &mut m.layout.shared_dirs,
+                    "shared_files" => &mut m.layout.shared_files,
+                    _ => &mut m.layout.writable_dirs,
+                };
+                list.push(bad.to_owned());
+            });
+            assert!(text.contains(field), "{bad:?} in {field}: {text}");
+        }
+    }
+    assert_eq!(after(|m| m.layout.shared_dirs.push("..a/b..".into())), "");
+}
+
+#[test]
+fn shared_paths_do_not_overlap() {
+    for other in ["var/log", "var", "var/log/app"] {
+        assert!(after(|m| m.layout.shared_files.push(other.to_owned())).contains("overlap"), "{other}");
+    }
+    assert_eq!(after(|m| m.layout.shared_files.push("var/logs".into())), "", "a common beginning is no overlap");
+}
+
+#[test]
+fn hooks_are_a_command_or_units() {
+    assert!(after(|m| m.hooks.restart[0].units.clear()).contains("needs `command` or `units`"));
+    assert!(after(|m| m.hooks.prepare[0].units.push("a.service".into())).contains("both"));
+    assert!(after(|m| m.hooks.prepare[0].command = vec![String::new()]).contains("names no program"));
+    assert!(after(|m| m.hooks.prepare[0].command.push("a\0".into())).contains("NUL"));
+    assert!(after(|m| m.once.values_mut().for_each(|once| once.command.clear())).contains("is empty"));
+}
+
+#[test]
+fn environment_names_are_names_and_not_ours() {
+    for bad in ["", "1A", "A-B", "A=B", "Ä", "COORD_APP"] {
+        assert!(after(|m| drop(m.env.insert(bad.into(), "x".into()))).contains("env"), "{bad}");
+    }
+    assert_eq!(after(|m| drop(m.env.insert("_a1".into(), "any\nvalue".into()))), "");
+}
+
+#[test]
+fn run_once_tasks_come_in_their_order() {
+    let names = |phase| manifest().once_tasks(phase).iter().map(|t| t.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(Phase::Before), ["before"]);
+    assert_eq!(names(Phase::After), ["after", "after.reindex"]);
+    let after = &manifest().once_tasks(Phase::After)[0];
+    assert_eq!(after.timeout, Duration::from_secs(30 * 60), "from [migrate], as [migrate.after] names none");
+    assert!(manifest().reversible());
+}
+
+#[test]
+fn durations_are_written_as_people_write_them() {
+    let text = String::from_utf8(manifest().encode()).expect("text");
+    assert!(text.contains(r#""timeout":"5m""#) && text.contains(r#""bake":"10s""#), "{text}");
+    let wrong = text.replace(r#""bake":"10s""#, r#""bake":10"#);
+    assert!(matches!(Manifest::decode(wrong.as_bytes()), Err(ManifestError::Syntax(_))));
+}

@@ -11,6 +11,9 @@ use crate::retry::Backoff;
 
 /// Renewals per TTL: two may fail before the lease is in danger.
 const RENEWALS_PER_TTL: u32 = 3;
+/// Longest wait between tries of a renewal that failed, as a part of the TTL: an outage that ends shortly before the lease
+/// does must still be noticed in time.
+const RETRY_MOST_PER_TTL: u32 = 12;
 /// First wait after a renewal that failed.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 
@@ -121,7 +124,7 @@ impl Renewer {
 
     /// Until when the lease is trusted after a renewal; none when it has ended or its trusted time has passed.
     async fn renewed(&self) -> Option<Duration> {
-        let mut backoff = Backoff::new(RETRY_FIRST, self.ttl / RENEWALS_PER_TTL);
+        let mut backoff = Backoff::new(RETRY_FIRST, self.ttl / RETRY_MOST_PER_TTL);
         loop {
             let sent = (self.clock)();
             let left = self.trusted.checked_sub(sent).filter(|left| !left.is_zero())?;
