@@ -33,4 +33,7 @@ pub mod web;
 pub mod deploy_file;
 pub mod exit;
 pub mod pack;
+pub mod publish;
+pub mod sign;
 pub mod ui;
+pub mod upload;

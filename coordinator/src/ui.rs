@@ -7,6 +7,7 @@ use serde::Serialize;
 pub mod error;
 pub mod progress;
 pub mod table;
+pub mod words;
 
 pub use error::Failure;
 pub use progress::Progress;

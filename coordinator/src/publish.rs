@@ -1,0 +1,323 @@
+//! Publishing: everything becomes visible in one transaction, or nothing does.
+//!
+//! ```text
+//!  look (leader, sequence number, stable, rollout) ─▶ admit ─▶ manifest ─▶ sign its exact bytes ─▶ commit ─▶ settle
+//! ```
+//!
+//! The transaction compares every key that was looked at, so whoever publishes at the same time loses as a whole. A lost answer is settled
+//! by reading back: the rollout's id is random, so what is found there is ours or is not.
+
+use std::time::Duration;
+
+use coord_proto::event::AuditEvent;
+use coord_proto::ids::{Nonce, ReleaseId, Revision, RolloutId, Seq};
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::labels::Selector;
+use coord_proto::limits::EVENT_TTL;
+use coord_proto::manifest::{Artifact, Manifest, ManifestError};
+use coord_proto::retry::Backoff;
+use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
+use coord_proto::store::{Compare, LeaseId, Outcome, Store, StoreError, Transaction, read_record};
+use coord_proto::trust::{Envelope, Trust, TrustError};
+
+use crate::deploy_file::{DeployFile, Edition};
+use crate::exit::Exit;
+use crate::sign::{SignError, Signer};
+use crate::ui::Failure;
+
+pub mod follow;
+pub mod standing;
+
+use standing::Standing;
+
+/// Transactions tried when the keys changed without anybody else publishing.
+const TRIES_MAX: u32 = 5;
+/// Releases of one second, and tries to find a free id.
+const COLLISIONS_MAX: u32 = 20;
+
+/// What is to be published. The artifact is in the store already.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub deploy: &'a DeployFile,
+    pub environment: coord_proto::ids::Environment,
+    pub artifact: Artifact,
+    /// `--release`; else the time.
+    pub release: Option<ReleaseId>,
+    /// The VCS commit; else the release id.
+    pub revision: Option<String>,
+    pub serial: Option<Serial>,
+    pub limit: Option<Selector>,
+    pub by: Actor,
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    pub spec: RolloutSpec,
+    pub manifest: Manifest,
+    /// The transaction's.
+    pub at: Revision,
+}
+
+/// Somebody else's publication, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    pub release: ReleaseId,
+    pub by: Actor,
+}
+
+impl std::fmt::Display for Other {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at = jiff::Timestamp::from_second(self.by.at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        write!(f, "release {} by {}@{} at {at}", self.release, self.by.user, self.by.host)
+    }
+}
+
+/// Why nothing was published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("no coordinator runs: nobody would roll the release out; nothing was changed")]
+    NoCoordinator,
+    #[error("{other} is being rolled out ({phase}); nothing was changed")]
+    Active { app: coord_proto::ids::AppName, other: Other, phase: &'static str },
+    #[error("{other} was published meanwhile and won; nothing was changed")]
+    Lost { app: coord_proto::ids::AppName, other: Other },
+    #[error("the release id {release} was published before, by {}@{}; an id is never used again; nothing was changed", by.user, by.host)]
+    ReleaseTaken { release: ReleaseId, by: Actor },
+    #[error("the keys of {app} changed {TRIES_MAX} times while publishing; nothing was changed")]
+    Restless { app: coord_proto::ids::AppName },
+    #[error("the manifest breaks a limit; nothing was changed")]
+    Manifest(#[from] ManifestError),
+    #[error("the servers would not accept this release; nothing was changed")]
+    NotTrusted(#[source] TrustError),
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("nobody knows whether release {release} was published: the store's answer was lost")]
+    Unsettled {
+        release: ReleaseId,
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl PublishError {
+    /// For the terminal: with the exit code and what to type next.
+    pub fn failure(self) -> Failure {
+        let error = self;
+        let (exit, hint) = match &error {
+            PublishError::NoCoordinator => {
+                (Exit::Refused, "start it on a coordinator host: systemctl start coordinator (on a laptop: coordctl dev up)".to_owned())
+            }
+            PublishError::Active { app, .. } => {
+                (Exit::Refused, format!("watch it with `coordctl rollout watch {app}` and publish when it has ended"))
+            }
+            PublishError::Lost { app, .. } => {
+                (Exit::Refused, format!("see `coordctl rollout status {app}`; publish again when that rollout has ended"))
+            }
+            PublishError::ReleaseTaken { .. } => (Exit::Refused, "choose another --release, or leave it out".to_owned()),
+            PublishError::Restless { .. } => (Exit::Refused, "try again".to_owned()),
+            PublishError::Manifest(_) => (Exit::Refused, String::new()),
+            PublishError::NotTrusted(_) => {
+                (Exit::Refused, "sign with a key that the trust file lists: `coordctl key inspect` prints its public line".to_owned())
+            }
+            PublishError::Sign(_) | PublishError::Store(_) => (Exit::Error, String::new()),
+            PublishError::Unsettled { .. } => (Exit::Error, "look with `coordctl release list` before publishing again".to_owned()),
+        };
+        Failure::from(error).exit(exit).hint(hint)
+    }
+}
+
+/// Who signs, and what the servers trust (where the operator has the file: a wrong key is then found before anything is written).
+#[derive(Debug)]
+pub struct Signing<'a> {
+    pub signers: &'a [Signer],
+    pub trust: Option<&'a Trust>,
+}
+
+/// Publishes. `now` is Unix seconds.
+///
+/// # Errors
+/// Unless it says otherwise, nothing was changed.
+pub async fn publish(
+    store: &dyn Store,
+    keys: &KeySpace,
+    signing: &Signing<'_>,
+    request: &Request<'_>,
+    now: i64,
+) -> Result<Published, PublishError> {
+    let app = &request.deploy.app;
+    let first = Standing::look(store, keys, app).await?;
+    first.admit()?;
+    let seen = first.spec.as_ref().map(|(spec, _)| spec.id.clone());
+    let mut standing = first;
+    for _ in 0..TRIES_MAX {
+        let release = free_release(store, keys, request, now).await?;
+        let draft = Draft::new(&standing, request, release, now);
+        let envelope = signing.seal(&draft.manifest)?;
+        let event = store.grant(EVENT_TTL).await?;
+        let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope, event);
+        if let Some(at) = settled_commit(store, keys, transaction, &spec).await? {
+            return Ok(Published { spec, manifest: draft.manifest, at });
+        }
+        // The audit event was not written; its lease would only linger.
+        let _ = store.revoke(event).await;
+        standing = Standing::look(store, keys, app).await?;
+        standing.lost_to_another(seen.as_ref())?;
+        standing.admit()?;
+    }
+    Err(PublishError::Restless { app: app.clone() })
+}
+
+impl Signing<'_> {
+    /// Checks, signs and frames the manifest's exact bytes.
+    fn seal(&self, manifest: &Manifest) -> Result<Envelope, PublishError> {
+        manifest.check()?;
+        let bytes = manifest.encode();
+        // Read back as servers read it: what they refuse for its size or shape is refused here.
+        Manifest::decode(&bytes)?;
+        let signatures: Vec<String> = self.signers.iter().map(|s| s.sign(&bytes, manifest.seq)).collect::<Result<_, _>>()?;
+        if let Some(trust) = self.trust {
+            trust.open(&bytes, &signatures).map_err(PublishError::NotTrusted)?;
+        }
+        Ok(Envelope { manifest: bytes, signatures })
+    }
+}
+
+/// The id asked for, if it is free; else the time, with `-2`, `-3`, … when others published in the same second.
+async fn free_release(store: &dyn Store, keys: &KeySpace, request: &Request<'_>, now: i64) -> Result<ReleaseId, PublishError> {
+    let app = &request.deploy.app;
+    let wanted = request.release.clone().unwrap_or_else(|| ReleaseId::from_time(now));
+    for attempt in 1..=COLLISIONS_MAX {
+        let id = wanted.on_collision(attempt);
+        let key = keys.key(&Key::Release(app.clone(), id.clone()));
+        match (read_record::<ReleaseRecord>(store, &key).await?, &request.release) {
+            (None, _) => return Ok(id),
+            (Some((taken, _)), Some(_)) => return Err(PublishError::ReleaseTaken { release: id, by: taken.by }),
+            (Some(_), None) => {}
+        }
+    }
+    Err(PublishError::Restless { app: app.clone() })
+}
+
+/// A manifest for one standing.
+struct Draft {
+    manifest: Manifest,
+}
+
+impl Draft {
+    fn new(standing: &Standing, request: &Request<'_>, release: ReleaseId, now: i64) -> Self {
+        let last = standing.seq.as_ref().map(|(record, _)| record);
+        let edition = Edition {
+            environment: request.environment.clone(),
+            seq: last.map_or(Seq(0), |r| r.seq).next(),
+            floor: standing.stable.as_ref().map_or(Seq(0), |(record, _)| record.seq),
+            created: last.map_or(now, |r| now.max(r.created + 1)),
+            revision: request.revision.clone().unwrap_or_else(|| release.to_string()),
+            release,
+        };
+        Self { manifest: request.deploy.manifest(edition, request.artifact.clone()) }
+    }
+
+    fn transaction(
+        &self,
+        keys: &KeySpace,
+        standing: &Standing,
+        request: &Request<'_>,
+        envelope: &Envelope,
+        event: LeaseId,
+    ) -> (Transaction, RolloutSpec) {
+        let m = &self.manifest;
+        let spec = self.spec(request);
+        let record =
+            ReleaseRecord { seq: m.seq, verdict: Verdict::Untried, by: request.by.clone(), notes: std::collections::BTreeMap::new() };
+        let audit = AuditEvent { app: Some(m.app.clone()), what: format!("published release {}", m.release), by: request.by.clone() };
+        let manifest_key = keys.key(&Key::Manifest(m.app.clone(), m.seq));
+        let release_key = keys.key(&Key::Release(m.app.clone(), m.release.clone()));
+        let transaction = standing
+            .unchanged(keys, &m.app)
+            .when(Compare::absent(&manifest_key))
+            .when(Compare::absent(&release_key))
+            .put_record(keys.key(&Key::AppSeq(m.app.clone())), &SeqRecord { seq: m.seq, created: m.created })
+            .put(manifest_key, envelope.encode())
+            .put_record(release_key, &record)
+            .put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec)
+            .put_under(event, keys.key(&Key::Event(event_id(&request.by))), &audit);
+        (transaction, spec)
+    }
+
+    fn spec(&self, request: &Request<'_>) -> RolloutSpec {
+        let m = &self.manifest;
+        let mut policy = m.rollout.clone();
+        if let Some(serial) = &request.serial {
+            policy.serial = serial.clone();
+        }
+        RolloutSpec {
+            id: rollout_id(m.seq),
+            app: m.app.clone(),
+            seq: m.seq,
+            release: m.release.clone(),
+            kind: RolloutKind::Publish,
+            policy,
+            limit: request.limit.clone(),
+            force_run: false,
+            by: request.by.clone(),
+        }
+    }
+}
+
+/// `7-1f2e3d4c`: sorts by eye, and no two are alike.
+fn rollout_id(seq: Seq) -> RolloutId {
+    let nonce = Nonce::random();
+    let id = format!("{seq}-{}", nonce.as_str().get(..8).unwrap_or_default());
+    id.parse().expect("digits, a dash and hexadecimal digits are a rollout id")
+}
+
+/// Sorted by time, unique by chance.
+pub(crate) fn event_id(by: &Actor) -> String {
+    let nonce = Nonce::random();
+    format!("{:012}-{}", by.at.max(0), nonce.as_str().get(..8).unwrap_or_default())
+}
+
+/// Commits; `None`: refused, nothing was written. A lost answer is settled by reading back, and by sending the same transaction again: it
+/// happens at most once, because it compares the sequence number that it changes.
+async fn settled_commit(
+    store: &dyn Store,
+    keys: &KeySpace,
+    transaction: Transaction,
+    spec: &RolloutSpec,
+) -> Result<Option<Revision>, PublishError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
+    let mut lost = None;
+    while backoff.tries() < TRIES_MAX {
+        match store.commit(transaction.clone()).await {
+            Ok(Outcome::Committed(at)) => return Ok(Some(at)),
+            // After a lost answer a refusal may mean that the first one happened.
+            Ok(Outcome::Refused(_)) => return if lost.is_some() { find_own(store, keys, spec).await } else { Ok(None) },
+            Err(e @ StoreError::Indeterminate { .. }) => lost = Some(e),
+            Err(e) if lost.is_none() || !e.passing() => return Err(e.into()),
+            Err(_) => {}
+        }
+        tokio::time::sleep(backoff.next()).await;
+    }
+    match lost {
+        Some(source) => Err(PublishError::Unsettled { release: spec.release.clone(), source }),
+        None => Ok(None),
+    }
+}
+
+async fn find_own(store: &dyn Store, keys: &KeySpace, spec: &RolloutSpec) -> Result<Option<Revision>, PublishError> {
+    let release = keys.key(&Key::Release(spec.app.clone(), spec.release.clone()));
+    let Some((_, release)) = read_record::<ReleaseRecord>(store, &release).await? else { return Ok(None) };
+    let found = read_record::<RolloutSpec>(store, &keys.key(&Key::RolloutSpec(spec.app.clone()))).await?;
+    Ok(found.filter(|(found, _)| found.id == spec.id).map(|_| release.created))
+}
+
+/// The words for a rollout whose state nobody wrote yet.
+fn phase_words(phase: Option<RolloutPhase>) -> &'static str {
+    phase.map_or("waiting for the coordinator", RolloutPhase::words)
+}
+
+#[cfg(test)]
+mod tests;

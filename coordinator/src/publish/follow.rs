@@ -1,0 +1,187 @@
+//! A rollout, followed to its end: what to say meanwhile, and how it ended.
+
+use std::collections::BTreeMap;
+
+use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId};
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState};
+
+use crate::exit::Exit;
+use crate::ui::table::printable;
+use crate::ui::{Table, words};
+use crate::view::Fleet;
+
+/// How a rollout ended, for the terminal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ending {
+    pub exit: Exit,
+    /// One line per server.
+    pub servers: String,
+    /// How many of what.
+    pub recap: String,
+    /// `deployed as release X by Y`.
+    pub words: String,
+    /// What to type next, where something is to be done.
+    pub hint: String,
+}
+
+/// Follows one rollout; it remembers what it said.
+#[derive(Debug)]
+pub struct Follower {
+    app: AppName,
+    rollout: RolloutId,
+    release: ReleaseId,
+    by: String,
+    said: BTreeMap<String, String>,
+}
+
+impl Follower {
+    /// Follows the rollout with this id; `by` is who asked for it.
+    pub fn new(app: AppName, rollout: RolloutId, release: ReleaseId, by: String) -> Self {
+        Self { app, rollout, release, by, said: BTreeMap::new() }
+    }
+
+    /// The rollout's state, current or finished.
+    fn state<'a>(&self, fleet: &'a Fleet) -> Option<&'a RolloutState> {
+        let app = fleet.apps.get(&self.app)?;
+        let current = app.state.as_ref().filter(|s| s.id == self.rollout);
+        current.or_else(|| app.history.get(&self.rollout).map(|h| &h.state))
+    }
+
+    /// Lines for what changed since the last call.
+    pub fn news(&mut self, fleet: &Fleet) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !fleet.fresh {
+            self.say(&mut lines, "etcd", "etcd does not answer; what is shown is the last that was seen".to_owned());
+            return lines;
+        }
+        self.said.remove("etcd");
+        if fleet.leader.is_none() {
+            self.say(&mut lines, "leader", "no coordinator leads at the moment; the rollout goes on when one does".to_owned());
+        } else {
+            self.said.remove("leader");
+        }
+        let Some(state) = self.state(fleet) else { return lines };
+        self.say(&mut lines, "phase", phase_line(state));
+        for target in &state.targets {
+            if let Some(words) = self.server_words(fleet, &target.node, target.outcome) {
+                self.say(&mut lines, target.node.as_str(), format!("  {}: {words}", target.node));
+            }
+        }
+        lines
+    }
+
+    fn say(&mut self, lines: &mut Vec<String>, about: &str, line: String) {
+        if self.said.get(about) != Some(&line) {
+            self.said.insert(about.to_owned(), line.clone());
+            lines.push(printable(&line));
+        }
+    }
+
+    fn server_words(&self, fleet: &Fleet, node: &NodeName, outcome: Outcome) -> Option<String> {
+        match outcome {
+            Outcome::Done => return Some(format!("runs release {}", self.release)),
+            Outcome::Unreachable => return Some("unreachable".to_owned()),
+            Outcome::RolledBack => return Some("rolled back".to_owned()),
+            Outcome::Pending | Outcome::Failed | Outcome::Unknown => {}
+        }
+        let status = fleet.node_app(node, &self.app)?.status.as_ref()?;
+        if status.rollout.as_ref() != Some(&self.rollout) {
+            return None;
+        }
+        let words = status.failure.as_ref().map_or_else(|| status.words.clone(), |f| format!("failed: {}", f.chain.join(": ")));
+        Some(words).filter(|w| !w.is_empty())
+    }
+
+    /// Has it ended, or come to where only a person can go on?
+    pub fn ending(&self, fleet: &Fleet) -> Option<Ending> {
+        let Some(state) = self.state(fleet) else {
+            return self.superseded(fleet);
+        };
+        let exit = match state.phase {
+            RolloutPhase::Succeeded if self.missing(state) == 0 => Exit::Done,
+            RolloutPhase::Succeeded => Exit::Partial,
+            RolloutPhase::Halted | RolloutPhase::Aborted | RolloutPhase::Superseded => Exit::Failed,
+            RolloutPhase::RolledBack => Exit::RolledBack,
+            RolloutPhase::AwaitingDecision => Exit::Decision,
+            _ => return None,
+        };
+        Some(self.ended(fleet, state, exit))
+    }
+
+    /// The spec names another rollout, and the history knows nothing of this one.
+    fn superseded(&self, fleet: &Fleet) -> Option<Ending> {
+        let spec = fleet.apps.get(&self.app)?.spec.as_ref().filter(|spec| spec.id != self.rollout)?;
+        let words =
+            format!("release {} was superseded by release {}, asked for by {}@{}", self.release, spec.release, spec.by.user, spec.by.host);
+        let hint = format!("see `coordctl rollout status {}`", self.app);
+        Some(Ending { exit: Exit::Failed, servers: String::new(), recap: String::new(), words, hint })
+    }
+
+    fn missing(&self, state: &RolloutState) -> usize {
+        state.targets.iter().filter(|t| t.outcome != Outcome::Done).count()
+    }
+
+    fn ended(&self, fleet: &Fleet, state: &RolloutState, exit: Exit) -> Ending {
+        let count = |outcome| state.targets.iter().filter(|t| t.outcome == outcome).count();
+        let parts = [
+            (Outcome::Done, "done"),
+            (Outcome::Failed, "failed"),
+            (Outcome::Unreachable, "unreachable"),
+            (Outcome::RolledBack, "rolled back"),
+            (Outcome::Pending, "not reached"),
+        ];
+        let parts: Vec<String> =
+            parts.into_iter().map(|(o, name)| (count(o), name)).filter(|(n, _)| *n > 0).map(|(n, s)| format!("{n} {s}")).collect();
+        let recap = format!("{} servers in {} batches: {}", state.targets.len(), state.batches, parts.join(", "));
+        let (words, hint) = self.words(fleet, state, exit);
+        Ending { exit, servers: self.servers(fleet, state), recap, words, hint }
+    }
+
+    fn words(&self, fleet: &Fleet, state: &RolloutState, exit: Exit) -> (String, String) {
+        let reason = if state.reason.is_empty() { String::new() } else { format!(": {}", printable(&state.reason)) };
+        let (app, by) = (&self.app, &self.by);
+        match exit {
+            Exit::Done | Exit::Partial => (format!("deployed as release {} by {by}", self.release), String::new()),
+            Exit::RolledBack => {
+                let before = fleet.apps.get(app).and_then(|a| a.release_of(state.previous_stable));
+                let before = before.map_or_else(|| "none".to_owned(), ToString::to_string);
+                (format!("rolled back to release {before} by {by}"), format!("release {} failed{reason}", self.release))
+            }
+            Exit::Decision => {
+                let hint = format!(
+                    "coordctl migration show {app} {r}, then coordctl migration resolve {app} {r} --as succeeded|failed|retry",
+                    r = self.release
+                );
+                (format!("release {} waits for a decision about its migration{reason}", self.release), hint)
+            }
+            _ => (
+                format!("release {} {}{reason}", self.release, state.phase.words()),
+                format!("coordctl status shows what runs where; coordctl rollout status {app} the whole rollout"),
+            ),
+        }
+    }
+
+    fn servers(&self, fleet: &Fleet, state: &RolloutState) -> String {
+        let mut table = Table::new(&["SERVER", "OUTCOME", "RELEASE", "HEALTH", "WORDS"]);
+        for target in &state.targets {
+            let status = fleet.node_app(&target.node, &self.app).and_then(|slot| slot.status.as_ref());
+            let running = status.and_then(|s| s.running.as_ref()).map(|r| r.release.to_string());
+            let failure = status.and_then(|s| s.failure.as_ref()).map(|f| f.chain.join(": "));
+            let words = failure.or_else(|| status.map(|s| s.words.clone()));
+            let health = status.map(|s| words::health(s.health).to_owned());
+            let cells = [Some(target.node.to_string()), Some(words::outcome(target.outcome).to_owned()), running, health, words];
+            table.row(cells.into_iter().map(Option::unwrap_or_default));
+        }
+        table.render()
+    }
+}
+
+fn phase_line(state: &RolloutState) -> String {
+    let reason = if state.reason.is_empty() { String::new() } else { format!(" ({})", state.reason) };
+    let paused = if state.paused { ", paused" } else { "" };
+    match state.phase {
+        RolloutPhase::Running => format!("batch {} of {}{paused}{reason}", state.batch + 1, state.batches.max(1)),
+        RolloutPhase::AwaitingPromotion => "the first batch is done; `coordctl rollout promote` opens the next".to_owned(),
+        phase => format!("{}{paused}{reason}", phase.words()),
+    }
+}

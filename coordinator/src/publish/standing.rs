@@ -1,0 +1,95 @@
+//! What an app's keys say before something is published, and whether that allows it.
+
+use coord_proto::coordinator::{LeaderRecord, StoresRecord};
+use coord_proto::ids::{AppName, RolloutId};
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::record::Record;
+use coord_proto::rollout::{RolloutSpec, RolloutState, SeqRecord, StableRecord};
+use coord_proto::store::{Compare, Entry, Store, StoreError, Transaction, read_record};
+
+use super::{Other, PublishError, phase_words};
+
+/// A record with the entry that held it.
+type Held<R> = Option<(R, Entry)>;
+
+/// Where an app stands. The keys are read one after the other: [`Standing::unchanged`] makes a change in between harmless.
+#[derive(Debug)]
+pub struct Standing {
+    pub app: AppName,
+    pub leader: Held<LeaderRecord>,
+    /// Base URLs of the artifact stores.
+    pub stores: Vec<String>,
+    pub seq: Held<SeqRecord>,
+    pub stable: Held<StableRecord>,
+    pub spec: Held<RolloutSpec>,
+    pub state: Held<RolloutState>,
+}
+
+impl Standing {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// The store's; a record that cannot be read is one too, never an absent one (I6).
+    pub async fn look(store: &dyn Store, keys: &KeySpace, app: &AppName) -> Result<Self, StoreError> {
+        let of = |key: fn(AppName) -> Key| keys.key(&key(app.clone()));
+        let stores: Held<StoresRecord> = read(store, keys.key(&Key::Stores)).await?;
+        Ok(Self {
+            app: app.clone(),
+            leader: read(store, keys.key(&Key::Leader)).await?,
+            stores: stores.map(|(record, _)| record.urls).unwrap_or_default(),
+            // The spec before its state: a state that is read later is never older than it.
+            seq: read(store, of(Key::AppSeq)).await?,
+            spec: read(store, of(Key::RolloutSpec)).await?,
+            state: read(store, of(Key::RolloutState)).await?,
+            stable: read(store, of(Key::Stable)).await?,
+        })
+    }
+
+    /// May something be published now?
+    ///
+    /// # Errors
+    /// No coordinator leads, or a rollout is going on.
+    pub fn admit(&self) -> Result<(), PublishError> {
+        if self.leader.is_none() {
+            return Err(PublishError::NoCoordinator);
+        }
+        let Some((spec, _)) = &self.spec else { return Ok(()) };
+        let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
+        if phase.is_some_and(coord_proto::rollout::RolloutPhase::ended) {
+            return Ok(());
+        }
+        let other = Other { release: spec.release.clone(), by: spec.by.clone() };
+        Err(PublishError::Active { app: self.app.clone(), other, phase: phase_words(phase) })
+    }
+
+    /// Was another rollout asked for since the one `seen`?
+    ///
+    /// # Errors
+    /// [`PublishError::Lost`] names who asked for it.
+    pub fn lost_to_another(&self, seen: Option<&RolloutId>) -> Result<(), PublishError> {
+        match &self.spec {
+            Some((spec, _)) if Some(&spec.id) != seen => {
+                Err(PublishError::Lost { app: self.app.clone(), other: Other { release: spec.release.clone(), by: spec.by.clone() } })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A transaction that happens only while all of this is as it was read.
+    pub fn unchanged(&self, keys: &KeySpace, app: &AppName) -> Transaction {
+        let same = |key: Key, entry: Option<&Entry>| Compare::unchanged(keys.key(&key), entry);
+        Transaction::new()
+            .when(same(Key::AppSeq(app.clone()), entry(&self.seq)))
+            .when(same(Key::RolloutSpec(app.clone()), entry(&self.spec)))
+            .when(same(Key::RolloutState(app.clone()), entry(&self.state)))
+            .when(same(Key::Stable(app.clone()), entry(&self.stable)))
+    }
+}
+
+fn entry<R>(held: &Held<R>) -> Option<&Entry> {
+    held.as_ref().map(|(_, entry)| entry)
+}
+
+async fn read<R: Record>(store: &dyn Store, key: String) -> Result<Held<R>, StoreError> {
+    read_record(store, &key).await
+}

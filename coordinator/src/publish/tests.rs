@@ -1,0 +1,320 @@
+use std::path::Path;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use coord_proto::coordinator::LeaderRecord;
+use coord_proto::ids::{AppName, Digest, Environment};
+use coord_proto::manifest::Compression;
+use coord_proto::record;
+use coord_proto::rollout::{RolloutState, StableRecord};
+use coord_proto::store::memory::MemoryStore;
+use coord_proto::store::{Identity, Listing, Reading, Watch};
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000;
+
+fn app() -> AppName {
+    "mootube".parse().expect("app")
+}
+
+fn environment() -> Environment {
+    "production".parse().expect("environment")
+}
+
+fn keys() -> KeySpace {
+    KeySpace::default()
+}
+
+fn actor(user: &str) -> Actor {
+    Actor { user: user.into(), host: "laptop".into(), at: NOW, message: None }
+}
+
+fn deploy() -> DeployFile {
+    DeployFile::parse("app = \"mootube\"\n[rollout]\nserial = 2", Path::new("deploy.toml"), &environment()).expect("deploy file")
+}
+
+fn artifact() -> Artifact {
+    Artifact {
+        digest: Digest::of(b"x"),
+        compression: Compression::Zstd,
+        size: 1,
+        unpacked_size: 1,
+        entries: 1,
+        piece_size: 4,
+        pieces: vec![Digest::of(b"x")],
+        strip_components: 0,
+        allow_symlinks_to: vec![],
+    }
+}
+
+fn request<'a>(deploy: &'a DeployFile, user: &str) -> Request<'a> {
+    Request {
+        deploy,
+        environment: environment(),
+        artifact: artifact(),
+        release: None,
+        revision: None,
+        serial: None,
+        limit: None,
+        by: actor(user),
+    }
+}
+
+async fn led() -> MemoryStore {
+    let store = MemoryStore::new();
+    let leader = LeaderRecord { host: "coord-1".into(), pid: 1, instance: Nonce::fixed("l"), since: NOW };
+    put(&store, Key::Leader, record::encode(&leader)).await;
+    store
+}
+
+async fn put(store: &dyn Store, key: Key, value: Vec<u8>) {
+    assert!(store.commit(Transaction::new().put(keys().key(&key), value)).await.expect("commit").committed());
+}
+
+async fn end(store: &dyn Store, published: &Published, phase: RolloutPhase) {
+    let state = RolloutState {
+        id: published.spec.id.clone(),
+        seq: published.spec.seq,
+        release: published.spec.release.clone(),
+        phase,
+        targets: vec![],
+        batch: 0,
+        batches: 0,
+        max_failed: 0,
+        max_unreachable: 0,
+        batch_elapsed: 0,
+        whole: true,
+        previous_stable: Seq(0),
+        reason: String::new(),
+        generation: 0,
+        started_at: NOW,
+        ended_at: None,
+        wish_revision: 0,
+        paused: false,
+    };
+    put(store, Key::RolloutState(app()), record::encode(&state)).await;
+}
+
+async fn publish_as(store: &dyn Store, user: &str, change: impl FnOnce(&mut Request<'_>)) -> Result<Published, PublishError> {
+    let deploy = deploy();
+    let mut request = request(&deploy, user);
+    change(&mut request);
+    let signers = [Signer::generate().expect("key")];
+    publish(store, &keys(), &Signing { signers: &signers, trust: None }, &request, NOW).await
+}
+
+#[tokio::test]
+async fn everything_appears_at_one_revision() {
+    let store = led().await;
+    let before = store.identity().await.expect("identity").revision;
+    let published = publish_as(&store, "alice", |_| ()).await.expect("published");
+    assert_eq!(published.at.0, before.0 + 1, "one transaction: killed anywhere, all of it is there or nothing");
+    let listing = store.list(&keys().all()).await.expect("list");
+    let written: Vec<_> = listing.entries.iter().filter(|e| e.modified > before).collect();
+    assert!(written.iter().all(|e| e.modified == published.at));
+    let kinds: Vec<Key> = written.iter().filter_map(|e| keys().parse(&e.key)).collect();
+    for key in
+        [Key::AppSeq(app()), Key::Manifest(app(), Seq(1)), Key::RolloutSpec(app()), Key::Release(app(), published.spec.release.clone())]
+    {
+        assert!(kinds.contains(&key), "{key:?}");
+    }
+    let event = written.iter().find(|e| matches!(keys().parse(&e.key), Some(Key::Event(_)))).expect("audit event");
+    assert!(event.lease.is_some(), "an event must not stay for ever");
+    assert_eq!(written.len(), 5);
+}
+
+#[tokio::test]
+async fn the_manifest_is_signed_numbered_and_floored() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    assert_eq!((first.manifest.seq, first.manifest.floor, first.manifest.created), (Seq(1), Seq(0), NOW));
+    assert_eq!((first.spec.release.as_str(), first.manifest.revision.as_str()), ("20231114221320", "20231114221320"));
+    end(&store, &first, RolloutPhase::Succeeded).await;
+    put(&store, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release: first.spec.release.clone() })).await;
+    let signers = [Signer::generate().expect("key"), Signer::generate().expect("key")];
+    let trust = format!(
+        "version = 1\nenvironment = \"production\"\nthreshold = 2\nkeys = [\"{}\", \"{}\"]",
+        signers[0].public_line(),
+        signers[1].public_line()
+    );
+    let trust = Trust::parse(&trust).expect("trust file");
+    let deploy = deploy();
+    let mut wanted = request(&deploy, "alice");
+    wanted.serial = Some("50%".parse().expect("serial"));
+    wanted.limit = Some("role=web".parse().expect("selector"));
+    wanted.revision = Some("abc123".into());
+    let second = publish(&store, &keys(), &Signing { signers: &signers, trust: Some(&trust) }, &wanted, NOW).await.expect("published");
+    assert_eq!((second.manifest.seq, second.manifest.floor), (Seq(2), Seq(1)));
+    assert_eq!(second.manifest.created, NOW + 1, "strictly increasing, whatever the clock says");
+    assert_eq!(second.spec.release.as_str(), "20231114221320-2", "the second of one second");
+    assert_eq!((second.spec.policy.serial.to_string(), second.manifest.rollout.serial.to_string()), ("50%".into(), "2".into()));
+    assert_eq!(second.spec.limit, wanted.limit);
+    let stored = store.read(&keys().key(&Key::Manifest(app(), Seq(2)))).await.expect("read").entry.expect("manifest");
+    assert_eq!(trust.open_envelope(&stored.value).expect("trusted"), second.manifest);
+}
+
+#[tokio::test]
+async fn a_key_that_servers_do_not_trust_changes_nothing() {
+    let store = led().await;
+    let before = store.identity().await.expect("identity").revision;
+    let (mine, theirs) = ([Signer::generate().expect("key")], Signer::generate().expect("key"));
+    let trust = Trust::parse(&format!("version = 1\nenvironment = \"production\"\nkeys = [\"{}\"]", theirs.public_line())).expect("trust");
+    let deploy = deploy();
+    let refused = publish(&store, &keys(), &Signing { signers: &mine, trust: Some(&trust) }, &request(&deploy, "alice"), NOW).await;
+    assert!(matches!(refused, Err(PublishError::NotTrusted(_))), "{refused:?}");
+    assert_eq!(store.identity().await.expect("identity").revision, before);
+}
+
+#[tokio::test]
+async fn without_a_coordinator_nothing_is_published_and_the_way_out_is_said() {
+    let store = MemoryStore::new();
+    let refused = publish_as(&store, "alice", |_| ()).await.expect_err("refused");
+    assert!(matches!(refused, PublishError::NoCoordinator));
+    let failure = refused.failure();
+    assert_eq!(failure.exit, Exit::Refused);
+    assert!(failure.hint.contains("systemctl start coordinator"), "{failure:?}");
+    assert!(store.list(&keys().all()).await.expect("list").entries.is_empty());
+}
+
+#[tokio::test]
+async fn an_active_rollout_refuses_and_names_who_published_it() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    let unseen = publish_as(&store, "bob", |_| ()).await.expect_err("nobody rolled it out yet");
+    assert!(unseen.to_string().contains("20231114221320 by alice@laptop at 2023-11-14T22:13:20Z"), "{unseen}");
+    for phase in
+        [RolloutPhase::Staging, RolloutPhase::Running, RolloutPhase::AwaitingDecision, RolloutPhase::RollingBack, RolloutPhase::Unknown]
+    {
+        end(&store, &first, phase).await;
+        let refused = publish_as(&store, "bob", |_| ()).await.expect_err("refused");
+        assert!(matches!(refused, PublishError::Active { .. }), "{phase:?}");
+        assert_eq!(refused.failure().exit, Exit::Refused);
+    }
+    for phase in [RolloutPhase::Halted, RolloutPhase::RolledBack] {
+        end(&store, &first, phase).await;
+        let standing = Standing::look(&store, &keys(), &app()).await.expect("look");
+        assert!(standing.admit().is_ok(), "{phase:?}");
+    }
+    assert!(publish_as(&store, "bob", |_| ()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_release_id_is_never_used_again() {
+    let store = led().await;
+    let id: ReleaseId = "v1".parse().expect("release");
+    let first = publish_as(&store, "alice", |r| r.release = Some(id.clone())).await.expect("published");
+    end(&store, &first, RolloutPhase::Succeeded).await;
+    let before = store.identity().await.expect("identity").revision;
+    let refused = publish_as(&store, "bob", |r| r.release = Some(id.clone())).await.expect_err("refused");
+    assert!(refused.to_string().contains("v1 was published before, by alice@laptop"), "{refused}");
+    assert_eq!(refused.failure().exit, Exit::Refused);
+    assert_eq!(store.identity().await.expect("identity").revision, before);
+}
+
+/// Does something just before its first commit: what another publisher does between this one's look and its commit.
+struct Interrupted {
+    inner: MemoryStore,
+    once: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
+}
+
+#[async_trait]
+impl Store for Interrupted {
+    async fn read(&self, key: &str) -> Result<Reading, StoreError> {
+        self.inner.read(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.inner.list(prefix).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.inner.watch(prefix, from).await
+    }
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        let first = self.once.lock().expect("no panic holds it").take();
+        if let Some(first) = first {
+            first.await;
+        }
+        self.inner.commit(transaction).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.inner.grant(ttl).await
+    }
+    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.inner.renew(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.inner.revoke(lease).await
+    }
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.inner.identity().await
+    }
+}
+
+fn interrupted(inner: &MemoryStore, what: impl Future<Output = ()> + Send + 'static) -> Interrupted {
+    Interrupted { inner: inner.clone(), once: Mutex::new(Some(Box::pin(what))) }
+}
+
+#[tokio::test]
+async fn of_two_publishers_at_once_one_wins_and_the_other_is_told_by_whom() {
+    let store = led().await;
+    let other = store.another_client();
+    let alice = interrupted(&store, async move { drop(publish_as(&other, "bob", |_| ()).await.expect("bob wins")) });
+    let lost = publish_as(&alice, "alice", |_| ()).await.expect_err("alice lost");
+    assert!(matches!(lost, PublishError::Lost { .. }), "{lost}");
+    assert!(lost.to_string().contains("by bob@laptop"), "{lost}");
+    assert_eq!(lost.failure().exit, Exit::Refused);
+    let listing = store.list(&keys().manifests(&app())).await.expect("list");
+    assert_eq!(listing.entries.len(), 1, "nothing of alice's is there");
+}
+
+#[tokio::test]
+async fn a_loser_is_told_even_when_the_winner_has_ended_already() {
+    let store = led().await;
+    let other = store.another_client();
+    let alice = interrupted(&store, async move {
+        let won = publish_as(&other, "bob", |_| ()).await.expect("bob wins");
+        end(&other, &won, RolloutPhase::Succeeded).await;
+    });
+    assert!(matches!(publish_as(&alice, "alice", |_| ()).await, Err(PublishError::Lost { .. })));
+}
+
+#[tokio::test]
+async fn a_moved_stable_is_read_again_for_the_floor() {
+    let store = led().await;
+    let other = store.another_client();
+    let alice = interrupted(&store, async move {
+        let release: ReleaseId = "r".parse().expect("release");
+        put(&other, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release })).await;
+        put(&other, Key::AppSeq(app()), record::encode(&SeqRecord { seq: Seq(1), created: NOW + 50 })).await;
+    });
+    let published = publish_as(&alice, "alice", |_| ()).await.expect("published");
+    assert_eq!((published.manifest.seq, published.manifest.floor, published.manifest.created), (Seq(2), Seq(1), NOW + 51));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_settled_by_reading_back() {
+    let store = led().await;
+    store.drop_next_reply();
+    let published = publish_as(&store, "alice", |_| ()).await.expect("it happened");
+    let listing = store.list(&keys().manifests(&app())).await.expect("list");
+    assert_eq!(listing.entries.len(), 1, "and only once");
+    assert_eq!(listing.entries[0].modified, published.at);
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_an_error_and_not_an_empty_fleet() {
+    let store = led().await;
+    store.set_offline(true);
+    let failed = publish_as(&store, "alice", |_| ()).await.expect_err("away");
+    assert!(matches!(failed, PublishError::Store(_)));
+    assert_eq!(failed.failure().exit, Exit::Error);
+}
+
+#[tokio::test]
+async fn a_manifest_over_its_limits_changes_nothing() {
+    let store = led().await;
+    let before = store.identity().await.expect("identity").revision;
+    let refused = publish_as(&store, "alice", |r| r.artifact.entries = u64::MAX).await;
+    assert!(matches!(refused, Err(PublishError::Manifest(_))));
+    assert_eq!(store.identity().await.expect("identity").revision, before);
+}
