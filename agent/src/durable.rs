@@ -108,3 +108,54 @@ fn sibling(path: &Path) -> PathBuf {
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_a_leftover_does_not_matter() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path().join("state");
+        fs::write(sibling(&path), "left by a crash, longer than the new text").expect("written");
+        write_file_durably(&path, b"one", 0o600).expect("written");
+        write_file_durably(&path, b"two", 0o600).expect("replaced");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::read_dir(temp.path()).expect("listed").count(), 1, "no temporary file stays");
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).expect("there")) & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let path = temp.path().join("state");
+        fs::create_dir(&path).expect("a directory in the way");
+        let error = write_file_durably(&path, b"x", 0o600).expect_err("refused");
+        assert_eq!(error.path, path);
+        assert!(path.is_dir() && !sibling(&path).exists());
+    }
+
+    #[test]
+    fn a_symlink_is_replaced_and_a_directory_in_its_place_is_not() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let link = temp.path().join("current");
+        replace_symlink("a", &link).expect("made");
+        symlink("left by a crash", sibling(&link)).expect("made");
+        replace_symlink("b", &link).expect("replaced");
+        assert_eq!(fs::read_link(&link).expect("read"), Path::new("b"));
+        fs::remove_file(&link).expect("removed");
+        fs::create_dir(&link).expect("made");
+        replace_symlink("c", &link).expect_err("a directory is not replaced by a link");
+        assert!(link.is_dir() && !sibling(&link).exists());
+    }
+
+    #[test]
+    fn errors_name_the_path_and_tell_a_full_disk() {
+        let gone = Path::new("/nonexistent/x");
+        assert_eq!(fsync_dir(gone).expect_err("gone").to_string(), "cannot sync the directory /nonexistent/x");
+        sync_filesystem(gone).expect_err("gone");
+        let full = DurableError::on("write", gone)(io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        assert_eq!(full.code(), FailureCode::DiskFull);
+        assert_eq!(fsync_dir(gone).expect_err("gone").code(), FailureCode::Io);
+    }
+}
