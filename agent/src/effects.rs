@@ -21,3 +21,6 @@ pub mod switch;
 pub mod tree;
 pub mod unpack;
 pub mod verify;
+
+#[cfg(test)]
+mod fixture;

@@ -26,6 +26,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    #[cfg(test)]
+    pub fn at(url: Url) -> Self {
+        Self { index: 0, url }
+    }
+
     /// The address for people: without credentials and query, which may hold a signature.
     pub fn shown(&self) -> String {
         let mut url = self.url.clone();
@@ -104,5 +109,73 @@ impl Sources {
         }
         self.last = Some(error);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::StatusCode;
+
+    use super::*;
+
+    fn sources(stores: usize) -> Sources {
+        let bases: Vec<String> = (0..stores).map(|i| format!("https://store-{i}/artifacts/")).collect();
+        Sources::new(&bases, &Digest::of(b""))
+    }
+
+    fn status(code: u16, retry_after: Option<u64>) -> TransferError {
+        let status = StatusCode::from_u16(code).expect("a status");
+        TransferError::Status { url: String::new(), status, retry_after: retry_after.map(Duration::from_secs) }
+    }
+
+    /// Fails until patience ends: how many times, and in how much time.
+    async fn endure(mut sources: Sources, error: impl Fn() -> TransferError) -> (u32, Duration) {
+        let began = Instant::now();
+        for tries in 1.. {
+            let source = sources.pick().await.expect("a store is left");
+            if let Err(e) = sources.failed(&source, error()) {
+                assert!(matches!(e, FetchError::GaveUp { tries: told, .. } if told == tries), "{e:?}");
+                return (tries, began.elapsed());
+            }
+        }
+        unreachable!("the loop has no other end")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_has_an_end() {
+        let (tries, took) = endure(sources(1), || status(404, None)).await;
+        assert_eq!(tries, TRIES_MAX);
+        assert!(took < LONGEST_WAIT * TRIES_MAX, "{took:?}");
+        assert_eq!(endure(sources(3), || status(500, None)).await.0, 3 * TRIES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_store_gets_more_patience_and_the_time_it_asked_for() {
+        let (tries, took) = endure(sources(1), || status(503, Some(5))).await;
+        assert_eq!(tries, BUSY_MAX);
+        assert!(took >= Duration::from_secs(5) * (BUSY_MAX - 1), "{took:?}");
+        let (_, took) = endure(sources(1), || status(429, Some(u64::MAX))).await;
+        assert!(took <= RETRY_AFTER_MAX * BUSY_MAX, "a store may not ask for more than a minute: {took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_renews_patience() {
+        let mut sources = sources(1);
+        for _ in 0..3 * TRIES_MAX {
+            let source = sources.pick().await.expect("a store");
+            sources.progressed();
+            sources.failed(&source, status(500, None)).expect("goes on");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_store_rests_the_next_is_asked_at_once() {
+        let mut sources = sources(2);
+        let began = Instant::now();
+        let first = sources.pick().await.expect("a store");
+        sources.failed(&first, status(503, Some(30))).expect("goes on");
+        let second = sources.pick().await.expect("a store");
+        assert_eq!((first.index, second.index, began.elapsed()), (0, 1, Duration::ZERO));
+        assert_eq!(second.shown(), format!("https://store-1/artifacts/{}", Digest::of(b"")));
     }
 }

@@ -1,1 +1,216 @@
+use std::io::Read;
+use std::sync::Mutex;
 
+use coord_proto::manifest::Compression;
+
+use super::super::fixture::{Answer, PIECE, Store, artifact_of, noise};
+use super::super::pieces::channel;
+use super::*;
+
+/// Nine pieces, the last one short.
+fn bytes() -> Vec<u8> {
+    noise(7, 8 * PIECE as usize + 100)
+}
+
+struct Run {
+    result: Result<Fetched, FetchError>,
+    /// What the unpacking side read before the stream ended or broke.
+    read: Vec<u8>,
+    ended: bool,
+}
+
+async fn run_in(parts: &Path, artifact: &Artifact, bases: &[String]) -> Run {
+    coord_proto::tls::install_provider();
+    let (sender, mut reader) = channel();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut read = Vec::new();
+        let ended = reader.read_to_end(&mut read).is_ok();
+        (read, ended)
+    });
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    let result = fetcher.fetch(artifact, bases, parts, sender, &|_, _| ()).await;
+    let (read, ended) = reading.await.expect("read");
+    Run { result, read, ended }
+}
+
+async fn run(artifact: &Artifact, stores: &[&Store]) -> Run {
+    let parts = tempfile::tempdir().expect("temp dir");
+    let bases: Vec<String> = stores.iter().map(|s| s.base()).collect();
+    run_in(parts.path(), artifact, &bases).await
+}
+
+fn artifact() -> Artifact {
+    artifact_of(&bytes(), Compression::Zstd)
+}
+
+#[tokio::test]
+async fn all_pieces_arrive_in_order_under_the_digests_address() {
+    let store = Store::serve(bytes(), &[Answer::Good]);
+    let run = run(&artifact(), &[&store]).await;
+    assert_eq!(run.result.expect("fetched"), Fetched { downloaded: bytes().len() as u64, resumed: 0 });
+    assert!(run.ended && run.read == bytes());
+    assert_eq!(store.paths(), [format!("/artifacts/{}", artifact().digest)]);
+}
+
+#[tokio::test]
+async fn progress_counts_verified_bytes() {
+    coord_proto::tls::install_provider();
+    let (parts, store) = (tempfile::tempdir().expect("temp dir"), Store::serve(bytes(), &[Answer::Good]));
+    let (sender, mut reader) = channel();
+    let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
+    let seen = Mutex::new(vec![]);
+    let progress = |done, total| seen.lock().expect("seen").push((done, total));
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    fetcher.fetch(&artifact(), &[store.base()], parts.path(), sender, &progress).await.expect("fetched");
+    reading.await.expect("joined").expect("read");
+    let total = bytes().len() as u64;
+    let expected: Vec<(u64, u64)> = (1..=9).map(|i| ((i * PIECE).min(total), total)).collect();
+    assert_eq!(*seen.lock().expect("seen"), expected);
+}
+
+#[tokio::test]
+async fn a_broken_connection_goes_on_from_the_first_missing_piece() {
+    let store = Store::serve(bytes(), &[Answer::Cut(2 * PIECE as usize + 500), Answer::Good]);
+    let run = run(&artifact(), &[&store]).await;
+    run.result.expect("fetched");
+    assert!(run.ended && run.read == bytes());
+    assert_eq!(store.starts(), [0, 2 * PIECE as usize]);
+}
+
+#[tokio::test]
+async fn a_later_try_uses_the_pieces_that_were_kept() {
+    let parts = tempfile::tempdir().expect("temp dir");
+    let wrong = Store::serve(bytes(), &[Answer::Flip(5 * PIECE as usize)]);
+    run_in(parts.path(), &artifact(), &[wrong.base()]).await.result.expect_err("piece 5 is wrong");
+    let store = Store::serve(bytes(), &[Answer::Good]);
+    let run = run_in(parts.path(), &artifact(), &[store.base()]).await;
+    let kept = 5 * PIECE as usize;
+    assert_eq!(run.result.expect("fetched"), Fetched { downloaded: (bytes().len() - kept) as u64, resumed: kept as u64 });
+    assert_eq!((store.starts(), store.sent()), (vec![kept], bytes().len() - kept));
+    assert!(run.ended && run.read == bytes());
+}
+
+/// I3: not one byte of a wrong piece, nor anything after it, reaches the side that parses.
+#[tokio::test]
+async fn nothing_of_a_wrong_piece_is_passed_on() {
+    for at in [0, 3 * PIECE as usize, 4 * PIECE as usize - 1, bytes().len() - 1] {
+        let store = Store::serve(bytes(), &[Answer::Flip(at)]);
+        let run = run(&artifact(), &[&store]).await;
+        assert!(matches!(run.result, Err(FetchError::NoHonestStore(TransferError::WrongPiece { .. }))), "{:?}", run.result);
+        let good = at / PIECE as usize * PIECE as usize;
+        assert!(!run.ended && run.read == bytes()[..good], "flipped at {at}: {} bytes were passed on", run.read.len());
+        assert_eq!(store.starts().len(), 1, "a store that sends wrong bytes is not asked again");
+    }
+}
+
+#[tokio::test]
+async fn another_store_goes_on_where_the_first_one_lied_or_failed() {
+    for first in [Answer::Flip(3 * PIECE as usize), Answer::Status(404, ""), Answer::Cut(3 * PIECE as usize), Answer::Shorter] {
+        let (bad, good) = (Store::serve(bytes(), std::slice::from_ref(&first)), Store::serve(bytes(), &[Answer::Good]));
+        let run = run(&artifact(), &[&bad, &good]).await;
+        run.result.expect("fetched");
+        assert!(run.ended && run.read == bytes(), "{first:?}");
+        assert_eq!((bad.starts().len(), good.starts().len()), (1, 1), "{first:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_ranges_is_read_from_the_beginning() {
+    let store = Store::serve(bytes(), &[Answer::Cut(2 * PIECE as usize + 1), Answer::Whole]);
+    let run = run(&artifact(), &[&store]).await;
+    run.result.expect("fetched");
+    assert!(run.ended && run.read == bytes());
+}
+
+#[tokio::test]
+async fn an_answer_with_another_range_is_not_read() {
+    let store = Store::serve(bytes(), &[Answer::Cut(PIECE as usize), Answer::WrongRange, Answer::Good]);
+    let run = run(&artifact(), &[&store]).await;
+    run.result.expect("fetched");
+    assert_eq!(store.starts(), [0, PIECE as usize, PIECE as usize]);
+}
+
+#[tokio::test]
+async fn a_busy_store_is_asked_again_when_it_said_so() {
+    let began = std::time::Instant::now();
+    let store = Store::serve(bytes(), &[Answer::Status(503, "Retry-After: 1\r\n"), Answer::Good]);
+    run(&artifact(), &[&store]).await.result.expect("fetched");
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_is_not_followed() {
+    coord_proto::tls::install_provider();
+    let other = Store::serve(bytes(), &[Answer::Good]);
+    let location: &'static str = format!("Location: {}/x\r\n", other.base()).leak();
+    let store = Store::serve(bytes(), &[Answer::Status(302, location)]);
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    let mut sources = Sources::new(&[store.base()], &artifact().digest);
+    let source = sources.pick().await.expect("a store");
+    let error = Transfer::start(&fetcher.client, &source, 0, 1, None).await.err().expect("refused");
+    assert!(matches!(error, TransferError::Status { status: reqwest::StatusCode::FOUND, .. }), "{error:?}");
+    assert_eq!(other.starts().len(), 0);
+}
+
+#[tokio::test]
+async fn bytes_after_the_last_piece_are_a_failure_of_the_store() {
+    let store = Store::serve(bytes(), &[Answer::Longer]);
+    let parts = tempfile::tempdir().expect("temp dir");
+    // All pieces were the signed ones, so the artifact is complete; what follows is not read.
+    let run = run_in(parts.path(), &artifact(), &[store.base()]).await;
+    assert!(run.read == bytes());
+}
+
+#[tokio::test]
+async fn pieces_that_contradict_the_whole_are_refused() {
+    let store = Store::serve(bytes(), &[Answer::Good]);
+    let artifact = Artifact { digest: coord_proto::ids::Digest::of(b"other"), ..artifact() };
+    let run = run(&artifact, &[&store]).await;
+    assert!(matches!(run.result, Err(FetchError::WholeDigest)));
+    assert!(!run.ended, "the stream does not end, so the release is not finished");
+}
+
+#[tokio::test]
+async fn plain_http_to_another_machine_is_never_tried() {
+    let parts = tempfile::tempdir().expect("temp dir");
+    for base in ["http://192.0.2.1/artifacts", "http://store.example/a", "ftp://127.0.0.1/a", "file:///etc", "nonsense"] {
+        let run = run_in(parts.path(), &artifact(), &[base.to_owned()]).await;
+        assert!(matches!(run.result, Err(FetchError::NoHonestStore(TransferError::Address { .. }))), "{base}: {:?}", run.result);
+    }
+    assert!(matches!(run_in(parts.path(), &artifact(), &[]).await.result, Err(FetchError::NoStores)));
+}
+
+#[tokio::test]
+async fn a_download_ends_when_unpacking_has_stopped() {
+    coord_proto::tls::install_provider();
+    let (parts, store) = (tempfile::tempdir().expect("temp dir"), Store::serve(bytes(), &[Answer::Good]));
+    let (sender, reader) = channel();
+    drop(reader);
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    let result = fetcher.fetch(&artifact(), &[store.base()], parts.path(), sender, &|_, _| ()).await;
+    assert!(matches!(result, Err(FetchError::UnpackingStopped)), "{result:?}");
+}
+
+#[tokio::test]
+async fn errors_show_neither_query_nor_password() {
+    coord_proto::tls::install_provider();
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    let url = Url::parse("http://user:secret@127.0.0.1:1/a?X-Signature=secret").expect("an address");
+    let source = Source::at(url);
+    let error = Transfer::start(&fetcher.client, &source, 0, 1, None).await.err().expect("nobody listens there");
+    let text = coord_proto::chain::inline(&error);
+    assert!(text.contains("127.0.0.1:1/a") && !text.contains("secret"), "{text}");
+}
+
+#[tokio::test]
+async fn the_rate_is_kept() {
+    coord_proto::tls::install_provider();
+    let (parts, store) = (tempfile::tempdir().expect("temp dir"), Store::serve(bytes(), &[Answer::Good]));
+    let (sender, mut reader) = channel();
+    let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
+    let began = std::time::Instant::now();
+    let fetcher = Fetcher::new(FetchOptions { rate: Some(40_000), ..FetchOptions::default() }).expect("a client");
+    fetcher.fetch(&artifact(), &[store.base()], parts.path(), sender, &|_, _| ()).await.expect("fetched");
+    reading.await.expect("joined").expect("read");
+    assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
+}
