@@ -99,6 +99,9 @@ pub fn plan(input: &PlanInput<'_>) -> Decision {
         None => Decision { desired: tell::newcomers(input, app, None, None), ..Decision::default() },
         Some(spec) => match app.manifests.get(&spec.seq) {
             None => blocked(&format!("the manifest {} of rollout {} is missing or cannot be read", spec.seq, spec.id)),
+            Some(_) if app.state.as_ref().is_some_and(|s| s.id == spec.id && s.phase == RolloutPhase::Unknown) => {
+                blocked("a newer coordinator wrote the rollout's phase; upgrade this one")
+            }
             Some(facts) => steer(Course::open(input, app, spec, facts)),
         },
     };
@@ -130,13 +133,12 @@ impl Course<'_> {
             RolloutPhase::AwaitingDecision => self.leave_decision(),
             RolloutPhase::Finishing => self.advance_finishing(),
             RolloutPhase::RollingBack => self.advance_rollback(),
-            // A newer coordinator wrote it: this one does not know what it means, and leaves it.
-            RolloutPhase::Unknown => {}
             RolloutPhase::Succeeded
             | RolloutPhase::Halted
             | RolloutPhase::RolledBack
             | RolloutPhase::Aborted
-            | RolloutPhase::Superseded => {}
+            | RolloutPhase::Superseded
+            | RolloutPhase::Unknown => {}
         }
     }
 

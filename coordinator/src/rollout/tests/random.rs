@@ -1,0 +1,144 @@
+//! Servers that do as they please, in any order: what must hold whatever they do.
+
+use std::time::Duration;
+
+use coord_proto::ids::Seq;
+use coord_proto::report::{FailureCode, HealthState};
+use coord_proto::rollout::{Amount, OnFailure, Outcome, RolloutPhase, Serial};
+use proptest::prelude::*;
+
+use super::world::World;
+
+/// What one server does next.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Obey,
+    Fail,
+    FallBack,
+    Sicken,
+    Vanish,
+    Return,
+    /// A server that nobody has seen before.
+    Join,
+    /// Time passes and nobody does anything.
+    Wait,
+    /// Another coordinator takes over.
+    NewLeader,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        12 => Just(Act::Obey),
+        1 => Just(Act::Fail),
+        1 => Just(Act::FallBack),
+        1 => Just(Act::Sicken),
+        1 => Just(Act::Vanish),
+        3 => Just(Act::Return),
+        1 => Just(Act::Join),
+        6 => Just(Act::Wait),
+        1 => Just(Act::NewLeader),
+    ]
+}
+
+fn perform(world: &mut World, act: Act, name: &str) -> Duration {
+    let present = world.node_mut(name).present();
+    match act {
+        Act::Obey if present => world.obey(name),
+        Act::Fail | Act::FallBack if present && world.slot_mut(name).desired.is_some() => {
+            world.fail(name, FailureCode::HookFailed);
+            let failure = world.status_mut(name).failure.as_mut().expect("it failed");
+            failure.fell_back = matches!(act, Act::FallBack);
+        }
+        Act::Sicken if present && world.slot_mut(name).status.is_some() => world.status_mut(name).health = HealthState::Unhealthy,
+        Act::Vanish => world.vanish(name),
+        Act::Return => world.come_back(name),
+        Act::Join if world.fleet.nodes.len() < 12 => world.join(&format!("m{}", world.fleet.nodes.len())),
+        Act::NewLeader => world.new_leader(),
+        Act::Wait => return Duration::from_secs(4),
+        _ => {}
+    }
+    Duration::ZERO
+}
+
+/// Servers that were told and have neither finished nor failed nor gone.
+fn in_transition(world: &World) -> usize {
+    world.state().targets.iter().filter(|t| t.told && t.outcome == Outcome::Pending).count()
+}
+
+fn count(world: &World, outcome: Outcome) -> usize {
+    world.state().targets.iter().filter(|t| t.told && t.outcome == outcome).count()
+}
+
+fn check(world: &World, serial: &Serial, stable_before: Option<Seq>) {
+    let state = world.state();
+    let forward = matches!(state.phase, RolloutPhase::Staging | RolloutPhase::Running | RolloutPhase::Finishing);
+    if forward {
+        let largest = (0..state.batches).map(|b| serial.size(b, state.targets.len())).max().unwrap_or(1);
+        assert!(in_transition(world) <= largest, "{} at once, {largest} allowed: {state:?}", in_transition(world));
+        assert!(count(world, Outcome::Failed) <= state.max_failed, "over the budget: {state:?}");
+        assert!(count(world, Outcome::Unreachable) <= state.max_unreachable, "over the budget: {state:?}");
+    }
+    let told: Vec<&str> = state.targets.iter().filter(|t| t.told).map(|t| t.node.as_str()).collect();
+    if state.phase != RolloutPhase::Succeeded {
+        let orders = world.running_orders(2);
+        assert!(orders.iter().all(|n| told.contains(n)), "{orders:?} told beside {told:?}");
+    }
+    if world.stable() != stable_before {
+        assert_eq!(state.phase, RolloutPhase::Succeeded);
+        assert!(state.whole && count(world, Outcome::Done) > 0, "{state:?}");
+        assert!(state.targets.len() - count(world, Outcome::Done) <= state.max_failed + state.max_unreachable, "{state:?}");
+    }
+}
+
+/// From here on everybody does as told: the rollout must end.
+fn run_to_the_end(world: &mut World) {
+    for _ in 0..200 {
+        if world.state().phase.ended() {
+            return;
+        }
+        let names: Vec<String> = world.fleet.nodes.keys().map(ToString::to_string).collect();
+        names.iter().for_each(|name| world.come_back(name));
+        world.obey_all();
+        world.pass(Duration::from_secs(5));
+    }
+    panic!("the rollout does not end: {:?}", world.state());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_servers_do_batches_and_budgets_hold_and_it_ends(
+        servers in 1usize..8,
+        first in any::<bool>(),
+        sizes in prop::collection::vec(1u32..4, 1..3),
+        max_failed in 0u32..3,
+        max_unreachable in 0u32..3,
+        halt in any::<bool>(),
+        acts in prop::collection::vec((act(), 0usize..12), 0..120),
+    ) {
+        let mut world = if first { World::empty(servers) } else { World::with_stable(servers) };
+        world.publish(2);
+        let serial = Serial(sizes.into_iter().map(Amount::Count).collect());
+        let policy = world.policy();
+        policy.serial = serial.clone();
+        policy.max_failed = Amount::Count(max_failed);
+        policy.max_unreachable = Amount::Count(max_unreachable);
+        policy.on_failure = if halt { OnFailure::Halt } else { OnFailure::Rollback };
+        let stable_before = world.stable();
+        world.settle();
+        for (act, index) in acts {
+            let names: Vec<String> = world.fleet.nodes.keys().map(ToString::to_string).collect();
+            let elapsed = perform(&mut world, act, &names[index % names.len()]);
+            world.pass(elapsed);
+            check(&world, &serial, stable_before);
+            world.settle();
+            check(&world, &serial, stable_before);
+        }
+        run_to_the_end(&mut world);
+        check(&world, &serial, stable_before);
+        world.settle();
+        let succeeded = world.phase() == RolloutPhase::Succeeded;
+        prop_assert_eq!(world.stable() == Some(Seq(2)), succeeded && world.state().whole);
+    }
+}
