@@ -48,7 +48,9 @@ pub struct Problem {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Node {
     pub info: Option<NodeInfo>,
-    /// Its presence; none when its lease has ended.
+    /// Is its presence there? Its lease lives, whatever the record says.
+    pub present: bool,
+    /// What its presence says.
     pub alive: Option<Alive>,
     pub cordoned: bool,
     pub apps: BTreeMap<AppName, NodeApp>,
@@ -119,7 +121,8 @@ impl Fleet {
             }
             Key::NodeAlive(node) => {
                 let alive = self.read(entry);
-                self.nodes.entry(node).or_default().alive = alive;
+                let node = self.nodes.entry(node).or_default();
+                (node.present, node.alive) = (true, alive);
             }
             Key::NodeCordon(node) => self.nodes.entry(node).or_default().cordoned = true,
             Key::Desired(node, app) => {
@@ -224,11 +227,6 @@ impl Node {
     /// Does its configuration allow this app?
     pub fn allows(&self, app: &AppName) -> bool {
         self.info.as_ref().is_some_and(|i| i.apps.iter().any(|a| a == "*" || a == app.as_str()))
-    }
-
-    /// Is its presence there?
-    pub fn present(&self) -> bool {
-        self.alive.is_some()
     }
 }
 

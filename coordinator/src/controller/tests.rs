@@ -142,7 +142,7 @@ async fn a_fleet_larger_than_a_transaction_is_told_in_several() {
     let names: Vec<String> = (0..200).map(|n| format!("n{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let _agents = stage.agents(&names);
-    stage.until("all present", |f| f.nodes.values().filter(|n| n.present() && n.info.is_some()).count() == 200).await;
+    stage.until("all present", |f| f.nodes.values().filter(|n| n.present && n.info.is_some()).count() == 200).await;
     stage.publish_with(1, |policy| policy.serial = "100%".parse().expect("serial")).await;
     let mirror = stage.mirror().await;
     let fleet = Fleet::from_mirror(&mirror, &stage.keys);

@@ -100,7 +100,7 @@ impl Course<'_> {
     fn readmit_returners(&mut self) {
         let running = self.state.phase != RolloutPhase::Staging;
         let missed = |t: &Target| running && !t.told && t.batch <= self.state.batch && t.outcome != Outcome::Failed;
-        let present = |t: &Target| self.input.fleet.nodes.get(&t.node).is_some_and(Node::present);
+        let present = |t: &Target| self.input.fleet.nodes.get(&t.node).is_some_and(|n| n.present);
         let back: Vec<usize> =
             (0..self.state.targets.len()).filter(|&i| missed(&self.state.targets[i]) && present(&self.state.targets[i])).collect();
         for index in back.into_iter().rev() {
@@ -112,7 +112,7 @@ impl Course<'_> {
     fn append_newcomers(&mut self) {
         let known: BTreeSet<NodeName> = self.state.targets.iter().map(|t| t.node.clone()).collect();
         let fleet = self.input.fleet;
-        let new = |(name, n): &(&NodeName, &Node)| n.present() && !known.contains(*name) && wanted(self.input, self.spec, self.facts, n);
+        let new = |(name, n): &(&NodeName, &Node)| n.present && !known.contains(*name) && wanted(self.input, self.spec, self.facts, n);
         let new: Vec<NodeName> = fleet.nodes.iter().filter(new).map(|(name, _)| name.clone()).collect();
         for node in new {
             self.append(&node);

@@ -27,7 +27,7 @@ pub enum Look {
 /// Looks at one target.
 pub fn look(input: &PlanInput<'_>, state: &RolloutState, facts: &ManifestFacts, target: &Target) -> Look {
     let Some(node) = input.fleet.nodes.get(&target.node) else { return Look::Gone };
-    let absent = if node.present() { Look::Busy } else { Look::Gone };
+    let absent = if node.present { Look::Busy } else { Look::Gone };
     let Some(slot) = node.apps.get(input.name) else { return absent };
     if slot.unreadable {
         return Look::Gone;
@@ -46,7 +46,7 @@ pub fn look(input: &PlanInput<'_>, state: &RolloutState, facts: &ManifestFacts, 
         }
     }
     let ready = !target.told && (runs || status.staged == Some(state.seq));
-    if ready && node.present() { Look::Staged } else { absent }
+    if ready && node.present { Look::Staged } else { absent }
 }
 
 /// The status, if it answers what this rollout told the server last.
@@ -111,7 +111,7 @@ pub fn outcome(target: &Target, look: &Look, open: bool) -> Outcome {
 /// Did a told server return to what it had?
 pub fn returned(input: &PlanInput<'_>, state: &RolloutState, target: &Target) -> Look {
     let Some(node) = input.fleet.nodes.get(&target.node) else { return Look::Gone };
-    let absent = if node.present() { Look::Busy } else { Look::Gone };
+    let absent = if node.present { Look::Busy } else { Look::Gone };
     let Some(slot) = node.apps.get(input.name).filter(|s| !s.unreadable) else { return absent };
     let wanted = slot.desired.as_ref().is_some_and(|d| d.run == target.prior);
     match answer(slot, state).filter(|_| wanted) {

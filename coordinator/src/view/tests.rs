@@ -1,1 +1,98 @@
-//! To come.
+//! The fold: what can be read, and what cannot.
+
+use coord_proto::coordinator::StoresRecord;
+use coord_proto::ids::Generation;
+use coord_proto::record::encode;
+
+use super::*;
+
+fn mirror(entries: &[(Key, Vec<u8>)]) -> Mirror {
+    let keys = KeySpace::default();
+    let entry = |(key, value): &(Key, Vec<u8>)| {
+        let key = keys.key(key);
+        let entry = Entry { key: key.clone(), value: value.clone(), created: Revision(1), modified: Revision(7), lease: None };
+        (key, entry)
+    };
+    Mirror { entries: entries.iter().map(entry).collect(), revision: Revision(9), fresh: true, ready: true, restored: false }
+}
+
+fn app() -> AppName {
+    "mootube".parse().expect("app")
+}
+
+fn node() -> NodeName {
+    "n1".parse().expect("node")
+}
+
+fn desired() -> Desired {
+    Desired {
+        node: node(),
+        app: app(),
+        run: Seq(3),
+        stage: None,
+        after: None,
+        generation: Generation(1),
+        rollout: None,
+        may_migrate: false,
+        restart: 0,
+        attempt: 0,
+    }
+}
+
+fn fold(entries: &[(Key, Vec<u8>)]) -> Fleet {
+    Fleet::from_mirror(&mirror(entries), &KeySpace::default())
+}
+
+#[test]
+fn records_land_where_they_belong() {
+    let stores = StoresRecord { urls: vec!["https://c1".into()] };
+    let fleet =
+        fold(&[(Key::Desired(node(), app()), encode(&desired())), (Key::Stores, encode(&stores)), (Key::NodeCordon(node()), vec![])]);
+    assert_eq!(fleet.node_app(&node(), &app()).and_then(|s| s.desired.clone()), Some(desired()));
+    assert_eq!((fleet.stores.as_slice(), fleet.problems.as_slice()), (["https://c1".to_owned()].as_slice(), [].as_slice()));
+    assert!(fleet.nodes[&node()].cordoned, "the key's existence counts, whatever it holds");
+    assert_eq!((fleet.revision, fleet.fresh), (Revision(9), true));
+}
+
+#[test]
+fn what_cannot_be_read_is_a_named_problem_and_marks_what_hangs_on_it() {
+    let newer = br#"{"version":99}"#.to_vec();
+    for key in [Key::Desired(node(), app()), Key::Status(node(), app())] {
+        let fleet = fold(&[(key.clone(), newer.clone())]);
+        assert!(fleet.nodes[&node()].apps[&app()].unreadable, "{key:?}");
+        assert!(fleet.problems[0].error.contains("version 99"), "{:?}", fleet.problems);
+    }
+    let of_app = [
+        Key::Stable(app()),
+        Key::RolloutSpec(app()),
+        Key::RolloutState(app()),
+        Key::RolloutWish(app()),
+        Key::MigrationHead(app()),
+        Key::MigrateLock(app()),
+        Key::Migration(app(), "r1".parse().expect("release"), "before".parse().expect("task")),
+    ];
+    for key in of_app {
+        assert!(fold(&[(key.clone(), newer.clone())]).apps[&app()].unreadable, "{key:?}");
+    }
+    let fleet = fold(&[(Key::NodeInfo(node()), newer)]);
+    assert!(fleet.nodes[&node()].unreadable);
+}
+
+#[test]
+fn a_manifest_that_matters_and_cannot_be_read_is_a_problem_and_the_others_are_not_parsed() {
+    let entries = [
+        (Key::Desired(node(), app()), encode(&desired())),
+        (Key::AppSeq(app()), br#"{"version":1,"seq":4,"created":0}"#.to_vec()),
+        (Key::Manifest(app(), Seq(3)), b"junk".to_vec()),
+        (Key::Manifest(app(), Seq(2)), b"junk nobody runs".to_vec()),
+    ];
+    let fleet = fold(&entries);
+    let keys: Vec<&str> = fleet.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys, [KeySpace::default().key(&Key::Manifest(app(), Seq(3)))]);
+}
+
+#[test]
+fn an_unreadable_presence_is_not_an_absent_server() {
+    let fleet = fold(&[(Key::NodeAlive(node()), b"{}".to_vec())]);
+    assert!(fleet.nodes[&node()].present, "its lease lives");
+}

@@ -39,7 +39,7 @@ fn whole(out: &mut Metrics, fleet: &Fleet) {
     out.sample("coord_unreadable_records", &[], fleet.problems.len() as i64);
     out.gauge("coord_node_present", "1 while a server's presence is there.");
     for (name, node) in &fleet.nodes {
-        out.sample("coord_node_present", &[("node", name)], node.present().into());
+        out.sample("coord_node_present", &[("node", name)], node.present.into());
     }
     out.gauge("coord_node_cordoned", "1 while a server takes part in no rollout.");
     for (name, node) in &fleet.nodes {

@@ -41,7 +41,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn perform(world: &mut World, act: Act, name: &str) -> Duration {
-    let present = world.node_mut(name).present();
+    let present = world.node_mut(name).present;
     match act {
         Act::Obey if present => world.obey(name),
         Act::Fail | Act::FallBack if present && world.slot_mut(name).desired.is_some() => {

@@ -172,12 +172,13 @@ impl World {
         self.node_mut(name).info.as_mut().expect("info").labels.insert(label.into(), value.into());
     }
     pub fn vanish(&mut self, name: &str) {
-        self.node_mut(name).alive = None;
+        self.node_mut(name).present = false;
     }
     pub fn come_back(&mut self, name: &str) {
         let alive =
             Alive { instance: Nonce::fixed(name), machine_id: String::new(), boot_id: String::new(), agent_version: "0".into(), since: 0 };
-        self.node_mut(name).alive = Some(alive);
+        let node = self.node_mut(name);
+        (node.present, node.alive) = (true, Some(alive));
     }
 
     /// The server does all that it was told.
@@ -207,7 +208,7 @@ impl World {
         });
     }
     pub fn obey_all(&mut self) {
-        let present = self.fleet.nodes.iter().filter(|(_, n)| n.present());
+        let present = self.fleet.nodes.iter().filter(|(_, n)| n.present);
         let names: Vec<String> = present.map(|(name, _)| name.to_string()).collect();
         names.iter().for_each(|name| self.obey(name));
     }

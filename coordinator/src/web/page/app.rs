@@ -29,7 +29,7 @@ pub struct Totals {
 impl Totals {
     /// Over all apps.
     pub fn of(fleet: &Fleet) -> Self {
-        let mut totals = Self { present: fleet.nodes.values().filter(|n| n.present()).count(), ..Self::default() };
+        let mut totals = Self { present: fleet.nodes.values().filter(|n| n.present).count(), ..Self::default() };
         for (name, app) in &fleet.apps {
             for row in Row::of(fleet, name, app) {
                 totals.running += 1;

@@ -52,7 +52,7 @@ impl<'a> Row<'a> {
 
     /// Is the server there, healthy, and on its release?
     pub fn fine(&self) -> bool {
-        self.node.present() && self.healthy() && self.drift == Drift::None
+        self.node.present && self.healthy() && self.drift == Drift::None
     }
 
     pub fn drift(&self) -> Drift {
@@ -69,7 +69,7 @@ impl<'a> Row<'a> {
 
     fn cells(&self, html: &mut Html, app: &App, now: i64) {
         let status = self.slot.status.as_ref();
-        html.open("tr", if self.node.present() { "" } else { "gone" });
+        html.open("tr", if self.node.present { "" } else { "gone" });
         html.raw("<th scope=\"row\">").text(self.name);
         self.labels(html);
         html.raw("</th>");
@@ -129,7 +129,7 @@ impl<'a> Row<'a> {
 
     fn seen(&self, html: &mut Html, status: Option<&Status>, now: i64) {
         html.raw("<td>");
-        match (self.node.present(), status) {
+        match (self.node.present, status) {
             (true, _) => html.tag("span", "", "now"),
             (false, Some(status)) => {
                 html.open_titled("span", "bad", "its lease has ended; this is when it last reported").text(ago(status.since, now));
