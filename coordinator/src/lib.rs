@@ -31,6 +31,7 @@ pub mod web;
 // `coordctl`
 
 pub mod deploy_file;
+pub mod dev;
 pub mod exit;
 pub mod pack;
 pub mod publish;
