@@ -56,6 +56,8 @@ pub enum Event {
     ManifestLoaded(Arc<Manifest>),
     /// The action in flight ended well.
     Finished,
+    /// Pruning ended well; these are gone.
+    Pruned(Vec<ReleaseId>),
     /// The action in flight ended badly.
     Failed(Failure),
     /// The action in flight gave way, as [`Machine::must_yield`] asked.
@@ -161,6 +163,10 @@ impl Machine {
             Event::GoalSeen(goal) => self.on_goal(goal),
             Event::ManifestLoaded(manifest) => self.on_manifest(manifest),
             Event::Finished => self.on_finished(),
+            Event::Pruned(removed) => {
+                self.journal.releases.retain(|release, _| !removed.contains(release));
+                self.on_finished();
+            }
             Event::Failed(failure) => self.on_failed(failure),
             Event::Interrupted => self.in_flight = None,
             Event::Waiting(words) => self.waiting = Some(words),
@@ -436,11 +442,6 @@ impl Machine {
         let wanted = j.releases.iter().filter(|(_, f)| f.seq == goal.run || goal.stage == Some(f.seq)).map(|(r, _)| r.clone());
         let active = j.activity.iter().map(|a| a.release.clone());
         named.chain(wanted).chain(active).collect()
-    }
-
-    /// Directories that prune removed.
-    pub fn forget_releases(&mut self, removed: &[ReleaseId]) {
-        self.journal.releases.retain(|release, _| !removed.contains(release));
     }
 
     /// What to report; `now` is the server's clock in Unix seconds.

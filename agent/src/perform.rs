@@ -1,5 +1,6 @@
 //! Does what the machine says: one match, no decisions.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -24,7 +25,7 @@ use crate::effects::migrate::{Ensure, MigrateContext, MigrateError, Presence, Ru
 use crate::effects::stage::{StageRequest, stage};
 use crate::effects::{health, hook, prune, switch};
 use crate::failure::failure;
-use crate::journal::Journal;
+use crate::journal::{Journal, ReleaseOutcome};
 use crate::layout::{self, AppDir};
 use crate::machine::{Action, Event};
 use crate::manifests::Manifests;
@@ -84,7 +85,7 @@ impl Performer {
         let ended = match (&job.action, job.manifest.clone()) {
             (Action::Load(seq), _) => return self.load(&job, *seq).await,
             (Action::Switch(release), _) => self.switch(&job, release).await,
-            (Action::Prune { keep, protected }, _) => self.prune(&job, *keep, protected.clone()).await,
+            (Action::Prune { keep, protected }, _) => return self.prune(&job, *keep, protected.clone()).await,
             (Action::Stage(_), Some(m)) => tokio::select! {
                 () = give_way.cancelled() => return Event::Interrupted,
                 ended = self.stage(&job, &m) => ended,
@@ -185,30 +186,25 @@ impl Performer {
         ended.map(|_| ()).map_err(|e| Box::new(failure(seq, Step::Switching, e.code(), &e)))
     }
 
-    async fn prune(&self, job: &Job, keep: u32, protected: std::collections::BTreeSet<ReleaseId>) -> Result<(), Box<Failure>> {
-        let dir = self.app_dir(&job.app);
-        let running = job.journal.last_healthy.clone();
-        let failed: Vec<ReleaseId> = job
-            .journal
-            .releases
-            .iter()
-            .filter(|(_, f)| f.outcome == crate::journal::ReleaseOutcome::Failed)
-            .map(|(r, _)| r.clone())
-            .collect();
-        let work = move || -> Result<(), prune::PruneError> {
-            if let Some(running) = &running {
-                dir.record_outcome(&running.release, layout::facts::Outcome::Good)?;
+    async fn prune(&self, job: &Job, keep: u32, protected: BTreeSet<ReleaseId>) -> Event {
+        let (dir, journal) = (self.app_dir(&job.app), job.journal.clone());
+        let work = move || -> Result<Vec<ReleaseId>, prune::PruneError> {
+            for (release, facts) in &journal.releases {
+                dir.record_outcome(release, outcome(facts.outcome))?;
             }
-            for release in &failed {
-                dir.record_outcome(release, layout::facts::Outcome::Failed)?;
-            }
-            for release in prune::choose(&prune::survey(&dir)?, keep as usize, &protected) {
-                prune::remove(&dir, &release)?;
-            }
-            Ok(())
+            let gone = prune::choose(&prune::survey(&dir)?, keep as usize, &protected);
+            gone.iter().try_for_each(|release| prune::remove(&dir, release))?;
+            Ok(gone)
         };
-        let ended = tokio::task::spawn_blocking(work).await.expect("pruning does not panic");
-        ended.map_err(|e| Box::new(failure(Seq(0), Step::Idle, FailureCode::Io, &e)))
+        match tokio::task::spawn_blocking(work).await.expect("pruning does not panic") {
+            Err(e) => Event::Failed(failure(Seq(0), Step::Idle, FailureCode::Io, &e)),
+            Ok(gone) => {
+                let kept = job.journal.releases.iter().filter(|(r, _)| !gone.contains(r)).map(|(_, f)| f.seq).collect::<Vec<_>>();
+                // A manifest too many on the disk harms nobody.
+                let _ = self.manifests.retain(&job.app, &kept);
+                Event::Pruned(gone)
+            }
+        }
     }
 
     /// Every task of the phase, in order. `Err(None)`: gave way.
@@ -350,6 +346,14 @@ fn migrate_failure(seq: Seq, step: Step, error: &MigrateError) -> Failure {
         failure.log_tail.clone_from(log_tail);
     }
     failure
+}
+
+fn outcome(fared: ReleaseOutcome) -> layout::facts::Outcome {
+    match fared {
+        ReleaseOutcome::Staged => layout::facts::Outcome::Untried,
+        ReleaseOutcome::Good => layout::facts::Outcome::Good,
+        ReleaseOutcome::Failed => layout::facts::Outcome::Failed,
+    }
 }
 
 fn step_of(phase: HookPhase) -> Step {

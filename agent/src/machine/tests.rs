@@ -226,3 +226,12 @@ fn protected_releases_are_never_offered_for_pruning() {
     let names: Vec<&str> = protected.iter().map(ReleaseId::as_str).collect();
     assert_eq!(names, ["r1", "r2"]);
 }
+
+#[test]
+fn what_was_pruned_is_forgotten() {
+    let mut m = deployed(1);
+    let first = m.handle(Event::GoalSeen(goal(2, None, 2)));
+    play_until(&mut m, first, |a| matches!(a, Action::Prune { .. }));
+    m.handle(Event::Pruned(vec!["r1".parse().expect("release")]));
+    assert_eq!(m.journal().releases.keys().map(ReleaseId::as_str).collect::<Vec<_>>(), ["r2"]);
+}
