@@ -117,7 +117,7 @@ impl Performer {
         if let Err(refusal) = accept(&manifest, &here) {
             return Event::Failed(failure(seq, Step::Fetching, refusal.code(), &refusal));
         }
-        if let Err(e) = hook::check_allowed(&manifest, &self.config.place(&job.app)) {
+        if let Err(e) = hook::check_allowed(&manifest, self.labels(), &self.config.place(&job.app)) {
             return Event::Failed(failure(seq, Step::Fetching, e.code(), &e));
         }
         Event::ManifestLoaded(Arc::new(manifest))

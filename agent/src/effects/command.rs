@@ -1,49 +1,80 @@
-//! One child process: its own process group, a deadline, bounded output, none of it left behind when it is ended.
+//! Runs one command: own process group, deadline, bounded output, and nothing left behind that should not be.
+//!
+//! ```text
+//!  spawn ─▶ read output ─▶ leader exits ──────────────▶ its group ends ─▶ what is in the pipe ─▶ outcome
+//!               └─ deadline or cancel ─▶ TERM to the tree ─▶ grace ─▶ KILL until it is empty ─┘
+//! ```
+//!
+//! Deliberately absent: waiting for the pipe to be closed. A daemon that a hook started may hold it for months.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use coord_proto::limits::{HOOK_LOG_BYTES_MAX, LOG_TAIL_BYTES_MAX};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use coord_proto::ids::Nonce;
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-/// Between TERM and KILL.
-const TERM_GRACE: Duration = Duration::from_secs(5);
-/// A daemon that a hook left behind may hold the pipe open: what comes this long after the end is not waited for.
-const DRAIN_GRACE: Duration = Duration::from_millis(200);
+use output::Capture;
+use tree::Tree;
 
-/// What to run, as whom, and for how long.
+mod output;
+mod tree;
+
+/// A command that was told to end has this long before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often an ending tree is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Killed processes that are still there after so many looks hang in the kernel.
+const KILL_LOOKS_MAX: u32 = 250;
+const CHUNK: usize = 64 * 1024;
+
+/// What to run.
 #[derive(Debug, Clone)]
 pub struct CommandSpec {
-    /// Program and arguments; no shell.
+    /// Program and arguments; a relative path with a slash is below `cwd`, a bare name is looked up in `PATH`.
     pub argv: Vec<String>,
     pub cwd: PathBuf,
-    /// All of the environment.
+    /// All of its environment, but for [`tree::MARK`].
     pub env: BTreeMap<String, String>,
-    /// Texts that never go into a log.
-    pub redact: Vec<String>,
-    /// None: the agent's own user.
+    /// None: the agent's own.
     pub user: Option<UserIds>,
     pub deadline: Duration,
-    /// Its output, at most [`HOOK_LOG_BYTES_MAX`] of it.
+    /// Texts that are blanked out in what is captured.
+    pub redact: Vec<String>,
+    /// Replaced; its directory is made.
     pub log_file: PathBuf,
     pub cancel: CancellationToken,
 }
 
-/// A user to run as: setuid(2), setgid(2); supplementary groups are dropped by the kernel's rules for a changed uid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A user to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserIds {
     pub uid: u32,
     pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
 }
 
 /// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandEnd {
+    pub outcome: CommandOutcome,
+    /// The end of its output, at most `LOG_TAIL_BYTES_MAX` bytes.
+    pub log_tail: String,
+    /// All that it printed, in bytes.
+    pub printed: u64,
+}
+
+/// The word of the command itself, or why it was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandOutcome {
     Exited(i32),
@@ -52,19 +83,12 @@ pub enum CommandOutcome {
     Cancelled,
 }
 
-/// How it ended, with the last of its output.
-#[derive(Debug, Clone)]
-pub struct CommandEnd {
-    pub outcome: CommandOutcome,
-    pub log_tail: String,
-}
-
-/// Why it could not be run at all.
+/// Why it could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error("the command is empty")]
     Empty,
-    #[error("cannot start `{program}` in {}", cwd.display())]
+    #[error("cannot start {program} in {}; is it there and executable, and the interpreter of its first line installed?", cwd.display())]
     Start {
         program: String,
         cwd: PathBuf,
@@ -77,201 +101,213 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot wait for {program}")]
+    Wait {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
 }
 
-/// Runs it to its end, its deadline or the token.
+/// What may stay when the command has ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Survivors {
+    None,
+    /// What left for a session of its own: a server that a restart hook started.
+    OwnSession,
+}
+
+/// Runs it to its end; no process that it started is left, however it ended.
 ///
 /// # Errors
-/// It could not be started, or its log not be written.
+/// It could not be started or waited for.
 pub async fn run(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
-    let mut child = spawn(&spec)?;
-    let log = Log::create(&spec).await?;
-    let mut output = tokio::spawn(capture(child.stdout.take(), child.stderr.take(), log));
-    let outcome = watch_over(&mut child, &spec).await;
-    let tail = match tokio::time::timeout(DRAIN_GRACE, &mut output).await {
-        Ok(Ok(log)) => log.tail(),
-        // A daemon holds the pipe: what was captured is in the file.
-        _ => {
-            output.abort();
-            tail_of_file(&spec.log_file).await
-        }
-    };
-    Ok(CommandEnd { outcome, log_tail: tail })
+    run_with(spec, Survivors::None, GRACE).await
 }
 
-fn spawn(spec: &CommandSpec) -> Result<Child, CommandError> {
-    let (program, arguments) = spec.argv.split_first().ok_or(CommandError::Empty)?;
-    // `bin/console` means the release's own, whatever the agent's working directory is.
+/// As [`run`], but when it ends with status 0, processes that it put into a session of their own (setsid(2)) stay.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_leaving_daemons(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
+    run_with(spec, Survivors::OwnSession, GRACE).await
+}
+
+async fn run_with(spec: CommandSpec, survivors: Survivors, grace: Duration) -> Result<CommandEnd, CommandError> {
+    let program = spec.argv.first().cloned().ok_or(CommandError::Empty)?;
+    let capture =
+        Capture::open(&spec.log_file, &spec.redact).map_err(|source| CommandError::Log { path: spec.log_file.clone(), source })?;
+    let mark = Nonce::random();
+    let (child, pipe) =
+        spawn(&program, &spec, &mark).map_err(|source| CommandError::Start { program: program.clone(), cwd: spec.cwd.clone(), source })?;
+    let tree = Tree::new(child.id(), mark);
+    let mut running = Running { child, pipe: Some(pipe), tree, capture, exited: None };
+    let outcome = running.wait_for_end(&spec, grace).await.map_err(|source| CommandError::Wait { program, source })?;
+    running.end_survivors(outcome, survivors).await;
+    Ok(running.finish(outcome))
+}
+
+fn spawn(program: &str, spec: &CommandSpec, mark: &Nonce) -> io::Result<(Child, pipe::Receiver)> {
+    let (reader, writer) = io::pipe()?;
     let path = if program.contains('/') { spec.cwd.join(program) } else { find_in_path(program, &spec.env) };
     let mut command = Command::new(path);
-    command.args(arguments).current_dir(&spec.cwd).env_clear().envs(&spec.env);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own: its end can be the end of all of it. kill_on_drop covers only the leader, as a last resort.
-    command.process_group(0).kill_on_drop(true);
-    if let Some(ids) = spec.user {
-        command.uid(ids.uid).gid(ids.gid);
+    command.args(&spec.argv[1..]).current_dir(&spec.cwd).env_clear().envs(&spec.env).env(tree::MARK, mark.as_str());
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0).kill_on_drop(true);
+    if let Some(user) = &spec.user {
+        become_user(&mut command, user.clone());
     }
-    command.spawn().map_err(|source| CommandError::Start { program: program.clone(), cwd: spec.cwd.clone(), source })
+    let child = command.spawn()?;
+    // The command holds the pipe's other end: dropped here, so that the reader sees the end.
+    drop(command);
+    Ok((child, pipe::Receiver::from_owned_fd(reader.into())?))
 }
 
-/// The hook's PATH, not the agent's, says where a bare name is found.
+/// The command's PATH, not the agent's, says where a bare name is found.
 fn find_in_path(program: &str, env: &BTreeMap<String, String>) -> PathBuf {
     let path = env.get("PATH").map_or("", String::as_str);
-    path.split(':').map(|dir| Path::new(dir).join(program)).find(|p| p.is_file()).unwrap_or_else(|| program.into())
+    std::env::split_paths(path).map(|dir| dir.join(program)).find(|p| p.is_file()).unwrap_or_else(|| program.into())
 }
 
-async fn watch_over(child: &mut Child, spec: &CommandSpec) -> CommandOutcome {
-    let ended = tokio::select! {
-        status = child.wait() => return outcome(status),
-        () = tokio::time::sleep(spec.deadline) => CommandOutcome::TimedOut,
-        () = spec.cancel.cancelled() => CommandOutcome::Cancelled,
+/// The standard library can set user and group, but drops all supplementary groups, so it is done here in one place.
+#[allow(unsafe_code)]
+fn become_user(command: &mut Command, user: UserIds) {
+    let groups: Vec<Gid> = user.groups.into_iter().map(Gid::from_raw).collect();
+    let switch = move || {
+        setgroups(&groups)?;
+        setgid(Gid::from_raw(user.gid))?;
+        setuid(Uid::from_raw(user.uid))?;
+        Ok(())
     };
-    end_all(child).await;
-    ended
+    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes three
+    // system calls on values prepared before the fork, and neither allocates nor locks.
+    unsafe { command.pre_exec(switch) };
 }
 
-fn outcome(status: io::Result<ExitStatus>) -> CommandOutcome {
-    use std::os::unix::process::ExitStatusExt;
-    match status {
-        Ok(status) => status.code().map_or_else(|| CommandOutcome::Signaled(status.signal().unwrap_or(0)), CommandOutcome::Exited),
-        // waitpid(2) fails only when somebody else reaped it: nobody knows how it ended.
-        Err(_) => CommandOutcome::Signaled(0),
-    }
+/// A command on its way.
+struct Running {
+    child: Child,
+    pipe: Option<pipe::Receiver>,
+    tree: Tree,
+    capture: Capture,
+    exited: Option<ExitStatus>,
 }
 
-/// TERM, a grace, KILL: to the group and to every descendant that left it.
-async fn end_all(child: &mut Child) {
-    let Some(leader) = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw) else { return };
-    let family = descendants(leader);
-    let signal_all = |signal: Signal| {
-        // ESRCH only says that it is gone already.
-        let _ = killpg(leader, signal);
-        family.iter().for_each(|pid| _ = kill(*pid, signal));
-    };
-    signal_all(Signal::SIGTERM);
-    let _ = tokio::time::timeout(TERM_GRACE, child.wait()).await;
-    signal_all(Signal::SIGKILL);
-    let _ = child.wait().await;
+/// Why the first wait ended.
+enum Stop {
+    Exited(ExitStatus),
+    Deadline,
+    Cancelled,
 }
 
-/// Children of children, by /proc (proc_pid_stat(5)): a grandchild that made a session of its own is found while its
-/// parents live; one whose parents are gone already is found by the unit's cgroup only.
-fn descendants(root: Pid) -> Vec<Pid> {
-    let parents: BTreeMap<i32, i32> = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| {
-            let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name may hold anything, also `)`: fields are counted from the last one.
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-            Some((pid, parent))
-        })
-        .collect();
-    let below = |pid: &i32| std::iter::successors(Some(*pid), |p| parents.get(p).copied()).take(64).any(|p| p == root.as_raw());
-    parents.keys().filter(|pid| **pid != root.as_raw() && below(pid)).map(|pid| Pid::from_raw(*pid)).collect()
-}
-
-/// Reads both pipes to their ends; what is over the limit is read and dropped, so that the child never blocks.
-async fn capture(stdout: Option<impl AsyncRead + Unpin>, stderr: Option<impl AsyncRead + Unpin>, mut log: Log) -> Log {
-    let (mut out, mut err) = (stdout, stderr);
-    let (mut a, mut b) = ([0u8; 8192], [0u8; 8192]);
-    while out.is_some() || err.is_some() {
-        tokio::select! {
-            read = read_some(&mut out, &mut a) => log.take(&a[..read]).await,
-            read = read_some(&mut err, &mut b) => log.take(&b[..read]).await,
-        }
-    }
-    log.finish().await;
-    log
-}
-
-/// Bytes read; at the end of the stream it becomes `None`. An absent stream never resolves.
-async fn read_some(stream: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> usize {
-    let Some(open) = stream else { return std::future::pending().await };
-    match open.read(buffer).await {
-        Ok(read) if read > 0 => read,
-        _ => {
-            *stream = None;
-            0
-        }
-    }
-}
-
-/// The captured output: the first part of it in a file, the last part in memory.
-struct Log {
-    file: tokio::fs::File,
-    written: usize,
-    dropped: u64,
-    tail: VecDeque<u8>,
-    redact: Vec<String>,
-    /// The line that is not complete yet: a secret must not slip through between two reads.
-    line: Vec<u8>,
-}
-
-impl Log {
-    async fn create(spec: &CommandSpec) -> Result<Self, CommandError> {
-        let path = spec.log_file.clone();
-        let create = async {
-            if let Some(dir) = path.parent() {
-                tokio::fs::create_dir_all(dir).await?;
+impl Running {
+    async fn wait_for_end(&mut self, spec: &CommandSpec, grace: Duration) -> io::Result<CommandOutcome> {
+        let deadline = Instant::now() + spec.deadline;
+        let stop = loop {
+            tokio::select! {
+                biased;
+                () = spec.cancel.cancelled() => break Stop::Cancelled,
+                () = sleep_until(deadline) => break Stop::Deadline,
+                status = self.child.wait() => break Stop::Exited(status?),
+                chunk = read(&mut self.pipe) => self.take(chunk),
             }
-            tokio::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path).await
         };
-        let file = create.await.map_err(|source| CommandError::Log { path: path.clone(), source })?;
-        let tail = VecDeque::with_capacity(LOG_TAIL_BYTES_MAX);
-        Ok(Self { file, written: 0, dropped: 0, tail, redact: spec.redact.clone(), line: Vec::new() })
+        let outcome = match stop {
+            Stop::Exited(status) => {
+                self.exited = Some(status);
+                return Ok(outcome_of(status));
+            }
+            Stop::Deadline => CommandOutcome::TimedOut,
+            Stop::Cancelled => CommandOutcome::Cancelled,
+        };
+        self.terminate(grace).await?;
+        Ok(outcome)
     }
 
-    async fn take(&mut self, bytes: &[u8]) {
-        for part in bytes.split_inclusive(|b| *b == b'\n') {
-            self.line.extend_from_slice(part);
-            // A line without an end is cut, so that one gigabyte without a newline is not kept either.
-            if part.ends_with(b"\n") || self.line.len() >= LOG_TAIL_BYTES_MAX {
-                self.flush_line().await;
+    /// TERM to all, also to those that are forked meanwhile; waits until all are gone or the grace is over.
+    async fn terminate(&mut self, grace: Duration) -> io::Result<()> {
+        let until = Instant::now() + grace;
+        while Instant::now() < until {
+            let left = self.tree.terminate();
+            if self.exited.is_some() && left == 0 {
+                break;
+            }
+            self.read_for(LOOK).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads on, so that a process that ends is not held up by a full pipe.
+    async fn read_for(&mut self, time: Duration) -> io::Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(until) => return Ok(()),
+                status = self.child.wait(), if self.exited.is_none() => self.exited = Some(status?),
+                chunk = read(&mut self.pipe) => self.take(chunk),
             }
         }
     }
 
-    async fn flush_line(&mut self) {
-        let mut text = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-        for secret in &self.redact {
-            text = text.replace(secret.as_str(), "[redacted]");
+    fn take(&mut self, chunk: io::Result<Vec<u8>>) {
+        match chunk {
+            Ok(bytes) if !bytes.is_empty() => self.capture.push(&bytes),
+            _ => self.pipe = None,
         }
-        let bytes = text.as_bytes();
-        let room = HOOK_LOG_BYTES_MAX.saturating_sub(self.written).min(bytes.len());
-        // A full disk loses the log, not the hook.
-        let _ = self.file.write_all(&bytes[..room]).await;
-        self.written += room;
-        self.dropped += (bytes.len() - room) as u64;
-        self.tail.extend(bytes);
-        let over = self.tail.len().saturating_sub(LOG_TAIL_BYTES_MAX);
-        self.tail.drain(..over);
     }
 
-    async fn finish(&mut self) {
-        self.flush_line().await;
-        if self.dropped > 0 {
-            let note = format!("\n[{} more bytes of output were dropped]\n", self.dropped);
-            let _ = self.file.write_all(note.as_bytes()).await;
+    async fn end_survivors(&mut self, outcome: CommandOutcome, survivors: Survivors) {
+        let only_own_session = outcome == CommandOutcome::Exited(0) && survivors == Survivors::OwnSession;
+        for _ in 0..KILL_LOOKS_MAX {
+            let killed = if only_own_session { self.tree.kill_in_session() } else { self.tree.kill() };
+            if killed == 0 {
+                self.tree.disarm();
+                break;
+            }
+            sleep(LOOK).await;
         }
-        let _ = self.file.flush().await;
+        if self.exited.is_none() {
+            // Killed above. Reaped here, unless it hangs in the kernel.
+            let _ = tokio::time::timeout(LOOK * KILL_LOOKS_MAX, self.child.wait()).await;
+        }
+        if self.tree.is_armed() {
+            warn!("processes of a command that ended do not die; they hang in the kernel");
+        }
+        self.drain();
     }
 
-    fn tail(&self) -> String {
-        printable(&self.tail.iter().copied().collect::<Vec<u8>>())
+    /// What the leader printed is in the pipe by now: takes it without waiting for more.
+    fn drain(&mut self) {
+        let Some(pipe) = self.pipe.take() else { return };
+        let mut buffer = vec![0; CHUNK];
+        // A survivor that prints for ever must not keep this going: a pipe holds at most 1 MiB (pipe(7)).
+        for _ in 0..(1024 * 1024 / CHUNK) {
+            match pipe.try_read(&mut buffer) {
+                Ok(n) if n > 0 => self.capture.push(&buffer[..n]),
+                _ => break,
+            }
+        }
+    }
+
+    fn finish(self, outcome: CommandOutcome) -> CommandEnd {
+        let (log_tail, printed) = self.capture.finish();
+        CommandEnd { outcome, log_tail, printed }
     }
 }
 
-async fn tail_of_file(path: &Path) -> String {
-    let bytes = tokio::fs::read(path).await.unwrap_or_default();
-    printable(&bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES_MAX)..])
+/// The next bytes; empty at the end. Never resolves where the pipe is closed already.
+async fn read(pipe: &mut Option<pipe::Receiver>) -> io::Result<Vec<u8>> {
+    let Some(pipe) = pipe else { return std::future::pending().await };
+    let mut buffer = Vec::with_capacity(CHUNK);
+    pipe.read_buf(&mut buffer).await?;
+    Ok(buffer)
 }
 
-/// Text that may go into a record and a terminal: no escape sequences.
-fn printable(bytes: &[u8]) -> String {
-    let keep = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    String::from_utf8_lossy(bytes).chars().filter(keep).collect::<String>().trim_end().to_owned()
+fn outcome_of(status: ExitStatus) -> CommandOutcome {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => CommandOutcome::Exited(code),
+        (None, signal) => CommandOutcome::Signaled(signal.unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]

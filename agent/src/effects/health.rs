@@ -22,7 +22,7 @@ const QUESTION_MAX: Duration = Duration::from_secs(10);
 
 /// Why the release counts as unhealthy: the last answer, and how long it was asked.
 #[derive(Debug, thiserror::Error)]
-#[error("not healthy within {asked_for:?}: {last_answer}")]
+#[error("not healthy within {}: {last_answer}", humantime::format_duration(*asked_for))]
 pub struct Unhealthy {
     pub asked_for: Duration,
     pub last_answer: String,
@@ -73,11 +73,25 @@ async fn ask(check: &Health, left: Duration, context: &HookContext, place: &AppP
 }
 
 async fn ask_http(url: &str) -> Result<(), String> {
-    // A client for each question: a kept connection would reach the old process of a restarted app.
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0).build();
-    let client = client.map_err(|e| inline(&e))?;
-    let response = client.get(url).send().await.map_err(|e| inline(&e.without_url()))?;
-    if response.status().is_success() { Ok(()) } else { Err(format!("the answer was {}", response.status())) }
+    let response = client(url).map_err(|e| inline(&e))?.get(url).send().await.map_err(|e| inline(&e.without_url()))?;
+    let status = response.status();
+    let location = response.headers().get(reqwest::header::LOCATION).and_then(|l| l.to_str().ok());
+    match location.filter(|_| status.is_redirection()) {
+        _ if status.is_success() => Ok(()),
+        Some(to) => Err(format!("the answer was {status} to {to}, which is not followed")),
+        None => Err(format!("the answer was {status}")),
+    }
+}
+
+/// One for each question: a kept connection would reach the old process of a restarted app. It follows no redirect:
+/// another page's health would be reported.
+fn client(url: &str) -> reqwest::Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0);
+    if url.starts_with("http://") {
+        // Nothing to check a certificate against is loaded: it takes time, and a small server may have none.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build()
 }
 
 /// The command has the deadline itself: a dropped future would leave its children behind.
@@ -98,7 +112,17 @@ async fn ask_command(check: &Health, left: Duration, context: &HookContext, plac
     match end.outcome {
         CommandOutcome::Exited(0) => Ok(()),
         CommandOutcome::TimedOut => Err(Answer::None),
-        other => Err(Answer::Bad(format!("`{}`: {other:?} {}", check.command.join(" "), end.log_tail))),
+        CommandOutcome::Exited(status) => Err(Answer::Bad(last_words(&format!("exit status {status}"), &end.log_tail))),
+        CommandOutcome::Signaled(signal) => Err(Answer::Bad(last_words(&format!("signal {signal}"), &end.log_tail))),
+        CommandOutcome::Cancelled => Err(Answer::None),
+    }
+}
+
+/// How the command ended, with the last line that it printed.
+fn last_words(how: &str, log_tail: &str) -> String {
+    match log_tail.lines().rev().find(|l| !l.trim().is_empty()) {
+        Some(line) => format!("{how}: {}", line.trim()),
+        None => how.to_owned(),
     }
 }
 

@@ -1,15 +1,17 @@
 //! Runs the hooks of one phase, in their order, on this server; a non-zero exit ends the phase.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use coord_proto::labels::Labels;
+use coord_proto::limits::HOOK_LOG_BYTES_MAX;
 use coord_proto::manifest::{Hook, HookPhase, Manifest};
 use coord_proto::migration::Phase;
 use coord_proto::report::FailureCode;
-use nix::unistd::{Group, User, geteuid};
+use nix::unistd::{Gid, Group, User, geteuid, getgrouplist};
 use tokio_util::sync::CancellationToken;
 
-use super::command::{self, CommandError, CommandOutcome, CommandSpec, UserIds};
+use super::command::{CommandEnd, CommandError, CommandOutcome, CommandSpec, UserIds, run_leaving_daemons};
 use super::environment::{self, EnvironmentError, HookContext};
 use crate::config::AppPlace;
 use crate::layout::AppDir;
@@ -55,7 +57,7 @@ impl HookError {
     /// For the status record.
     pub fn code(&self) -> FailureCode {
         match self {
-            Self::Ended { timed_out: true, .. } => FailureCode::HookTimedOut,
+            Self::Ended { timed_out: true, .. } | Self::Unit { source: UnitError::Deadline, .. } => FailureCode::HookTimedOut,
             Self::UnitNotAllowed { .. } => FailureCode::UnitNotAllowed,
             Self::UserNotAllowed { .. } | Self::NoSuchUser { .. } => FailureCode::NotAllowed,
             _ => FailureCode::HookFailed,
@@ -71,12 +73,14 @@ impl HookError {
     }
 }
 
-/// May this server's configuration run everything that the manifest names? Asked before anything is staged.
+/// May this server's configuration run everything that the manifest means for a server with these labels? Asked before
+/// anything is staged.
 ///
 /// # Errors
 /// The first unit or user that is not allowed, or does not exist.
-pub fn check_allowed(manifest: &Manifest, place: &AppPlace) -> Result<(), HookError> {
-    for (phase, hook) in manifest.hooks.phases().flat_map(|(phase, hooks)| hooks.iter().map(move |h| (phase, h))) {
+pub fn check_allowed(manifest: &Manifest, labels: &Labels, place: &AppPlace) -> Result<(), HookError> {
+    let hooks = manifest.hooks.phases().flat_map(|(phase, hooks)| hooks.iter().map(move |h| (phase, h)));
+    for (phase, hook) in hooks.filter(|(_, h)| meant_for(&h.when, labels)) {
         for unit in &hook.units {
             if !place.allows_unit(unit) {
                 return Err(HookError::UnitNotAllowed { phase: phase.name(), unit: unit.clone() });
@@ -84,8 +88,13 @@ pub fn check_allowed(manifest: &Manifest, place: &AppPlace) -> Result<(), HookEr
         }
         user_ids(hook.user.as_deref(), place)?;
     }
-    let mut tasks = [Phase::Before, Phase::After].into_iter().flat_map(|phase| manifest.once_tasks(phase));
+    let tasks = [Phase::Before, Phase::After].into_iter().flat_map(|phase| manifest.once_tasks(phase));
+    let mut tasks = tasks.filter(|t| meant_for(&t.on, labels));
     tasks.try_for_each(|task| user_ids(task.user.as_deref(), place).map(|_| ()))
+}
+
+fn meant_for(when: &Labels, labels: &Labels) -> bool {
+    when.iter().all(|(k, v)| labels.get(k) == Some(v))
 }
 
 /// Whom a command runs as: what the manifest names, if the configuration allows it, else the app's user.
@@ -114,7 +123,9 @@ pub fn user_ids(wanted: Option<&str>, place: &AppPlace) -> Result<Option<UserIds
     if user.uid == geteuid() && !geteuid().is_root() {
         return Ok(None);
     }
-    Ok(Some(UserIds { uid: user.uid.as_raw(), gid: gid.as_raw() }))
+    let c_name = CString::new(name).map_err(|_| missing(name))?;
+    let groups = getgrouplist(&c_name, gid).map_err(|_| missing(name))?;
+    Ok(Some(UserIds { uid: user.uid.as_raw(), gid: gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() }))
 }
 
 /// Runs what is meant for this server.
@@ -123,8 +134,7 @@ pub fn user_ids(wanted: Option<&str>, place: &AppPlace) -> Result<Option<UserIds
 /// The first hook that did not end with 0.
 pub async fn run_phase(run: HookRun<'_>) -> Result<(), HookError> {
     for (index, hook) in run.manifest.hooks.of(run.phase).iter().enumerate() {
-        let here = hook.when.iter().all(|(k, v)| run.labels.get(k) == Some(v));
-        if !here {
+        if !meant_for(&hook.when, run.labels) {
             continue;
         }
         if hook.units.is_empty() { run_command(&run, index, hook).await? } else { act_on_units(&run, hook).await? }
@@ -133,7 +143,9 @@ pub async fn run_phase(run: HookRun<'_>) -> Result<(), HookError> {
 }
 
 async fn run_command(run: &HookRun<'_>, index: usize, hook: &Hook) -> Result<(), HookError> {
-    let environment = environment::build(run.context)?;
+    // HOME is the home of whoever runs it.
+    let context = HookContext { user: hook.user.clone().or_else(|| run.context.user.clone()), ..run.context.clone() };
+    let environment = environment::build(&context)?;
     let spec = CommandSpec {
         argv: hook.command.clone(),
         cwd: AppDir::new(run.context.app_dir.clone()).release(&run.manifest.release),
@@ -144,16 +156,17 @@ async fn run_command(run: &HookRun<'_>, index: usize, hook: &Hook) -> Result<(),
         log_file: run.logs.join(format!("{}.{}.{index}.log", run.manifest.release, run.phase.name())),
         cancel: CancellationToken::new(),
     };
-    let end = command::run(spec).await?;
-    let how = match end.outcome {
+    let CommandEnd { outcome, log_tail, printed } = run_leaving_daemons(spec).await?;
+    let how = match outcome {
         CommandOutcome::Exited(0) => return Ok(()),
         CommandOutcome::Exited(code) => format!("ended with status {code}"),
         CommandOutcome::Signaled(signal) => format!("was ended by signal {signal}"),
-        CommandOutcome::TimedOut => format!("did not end within {:?}", hook.deadline()),
+        CommandOutcome::TimedOut => format!("did not end within {} and was killed", humantime::format_duration(hook.deadline())),
         CommandOutcome::Cancelled => "was cancelled".into(),
     };
-    let timed_out = end.outcome == CommandOutcome::TimedOut;
-    Err(HookError::Ended { phase: run.phase.name(), command: hook.command.join(" "), how, timed_out, log_tail: end.log_tail })
+    let how = if printed > HOOK_LOG_BYTES_MAX as u64 { format!("{how} after printing {printed} bytes") } else { how };
+    let timed_out = outcome == CommandOutcome::TimedOut;
+    Err(HookError::Ended { phase: run.phase.name(), command: hook.command.join(" "), how, timed_out, log_tail })
 }
 
 async fn act_on_units(run: &HookRun<'_>, hook: &Hook) -> Result<(), HookError> {

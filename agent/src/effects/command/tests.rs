@@ -1,3 +1,9 @@
+use std::path::Path;
+
+use coord_proto::limits::{HOOK_LOG_BYTES_MAX, LOG_TAIL_BYTES_MAX};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::*;
 
 fn spec(dir: &Path, script: &str) -> CommandSpec {
@@ -62,7 +68,7 @@ async fn a_hook_that_prints_a_lot_neither_blocks_nor_fills_the_disk() {
     assert_eq!(end.outcome, CommandOutcome::Exited(0));
     assert!(end.log_tail.ends_with("the end") && end.log_tail.len() <= LOG_TAIL_BYTES_MAX);
     let kept = std::fs::metadata(dir.path().join("logs/hook.log")).expect("log").len();
-    assert!(kept <= HOOK_LOG_BYTES_MAX as u64 + 100, "{kept}");
+    assert!(kept <= (HOOK_LOG_BYTES_MAX + LOG_TAIL_BYTES_MAX + 100) as u64, "{kept}");
 }
 
 #[tokio::test]
@@ -79,7 +85,7 @@ async fn secrets_do_not_reach_the_log() {
 async fn a_daemon_that_keeps_the_pipe_open_does_not_hold_up_the_deploy() {
     let dir = tempfile::tempdir().expect("dir");
     let daemon = spec(dir.path(), "echo started; setsid sleep 30 & echo $! >pid; exit 0");
-    let end = tokio::time::timeout(Duration::from_secs(10), run(daemon)).await.expect("not held up").expect("run");
+    let end = tokio::time::timeout(Duration::from_secs(10), run_leaving_daemons(daemon)).await.expect("not held up").expect("run");
     assert_eq!((end.outcome, end.log_tail.as_str()), (CommandOutcome::Exited(0), "started"));
     let pid: i32 = std::fs::read_to_string(dir.path().join("pid")).expect("pid").trim().parse().expect("a number");
     assert!(alive(pid), "what a hook started on purpose stays");
@@ -92,4 +98,97 @@ async fn a_program_that_is_not_there_is_named() {
     let missing = CommandSpec { argv: vec!["bin/none".into()], ..spec(dir.path(), "") };
     let error = run(missing).await.expect_err("no such program");
     assert!(error.to_string().contains("bin/none"), "{error}");
+}
+
+/// A script's background process, by the number that it wrote; it writes before the leader ends.
+fn written_pid(dir: &Path) -> i32 {
+    std::fs::read_to_string(dir.join("pid")).expect("pid").trim().parse().expect("a number")
+}
+
+#[tokio::test]
+async fn what_stays_in_the_session_ends_with_the_leader() {
+    let dir = tempfile::tempdir().expect("dir");
+    let end = run_leaving_daemons(spec(dir.path(), "sleep 600 & echo $! >pid; exit 0")).await.expect("run");
+    assert_eq!(end.outcome, CommandOutcome::Exited(0));
+    assert!(!alive(written_pid(dir.path())), "a background process outlived its hook");
+}
+
+#[tokio::test]
+async fn a_migration_leaves_nothing_behind_in_any_session() {
+    let dir = tempfile::tempdir().expect("dir");
+    run(spec(dir.path(), "setsid sh -c 'echo $$ >pid; exec sleep 600' & while ! [ -s pid ]; do :; done")).await.expect("run");
+    assert!(!alive(written_pid(dir.path())), "a process of a run-once command outlived it");
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_leaves_no_daemon() {
+    let dir = tempfile::tempdir().expect("dir");
+    let script = "setsid sh -c 'echo $$ >pid; exec sleep 600' & while ! [ -s pid ]; do :; done; exit 1";
+    run_leaving_daemons(spec(dir.path(), script)).await.expect("run");
+    assert!(!alive(written_pid(dir.path())));
+}
+
+#[tokio::test]
+async fn who_forked_twice_into_another_session_is_found_by_the_mark() {
+    let dir = tempfile::tempdir().expect("dir");
+    // The middle process ends at once, so that neither parent nor group nor session lead back to the hook.
+    let script = "(setsid sh -c 'setsid sh -c \"echo \\$\\$ >pid; exec sleep 600\" &' &); while ! [ -s pid ]; do :; done; sleep 600";
+    let hang = CommandSpec { deadline: Duration::from_secs(1), ..spec(dir.path(), script) };
+    assert_eq!(run(hang).await.expect("run").outcome, CommandOutcome::TimedOut);
+    assert!(!alive(written_pid(dir.path())));
+}
+
+#[tokio::test]
+async fn a_dropped_run_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("dir");
+    let pid = dir.path().join("pid");
+    let running = run(spec(dir.path(), "setsid sh -c 'echo $$ >pid; exec sleep 600' & sleep 600"));
+    let started = async {
+        while std::fs::read_to_string(&pid).unwrap_or_default().trim().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = running => panic!("it does not end by itself"),
+        () = started => {}
+    }
+    // The signal was sent when the future was dropped; the kernel takes a moment.
+    let gone = async {
+        while alive(written_pid(dir.path())) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("killed by the drop");
+}
+
+#[tokio::test]
+async fn term_comes_first_and_kill_only_after_the_grace() {
+    let dir = tempfile::tempdir().expect("dir");
+    let polite = "trap 'echo tidied; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let spec = CommandSpec { deadline: Duration::from_millis(500), ..spec(dir.path(), polite) };
+    let end = run(spec.clone()).await.expect("run");
+    assert_eq!((end.outcome, end.log_tail.as_str()), (CommandOutcome::TimedOut, "up\ntidied"));
+    let deaf = CommandSpec { argv: vec!["/bin/sh".into(), "-c".into(), "trap '' TERM; while :; do sleep 0.01; done".into()], ..spec };
+    let end = run_with(deaf, Survivors::None, Duration::from_millis(100)).await.expect("run");
+    assert_eq!(end.outcome, CommandOutcome::TimedOut);
+}
+
+#[tokio::test]
+async fn a_command_becomes_its_user_with_all_groups() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not root: nobody to become");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("dir");
+    let ids = UserIds { uid: 65534, gid: 65534, groups: vec![65534, 33] };
+    let spec = CommandSpec { cwd: "/".into(), user: Some(ids), ..spec(dir.path(), "id -u; id -g; id -G") };
+    let end = run(spec).await.expect("run");
+    assert_eq!(end.log_tail, "65534\n65534\n65534 33");
+}
+
+#[tokio::test]
+async fn escape_sequences_do_not_reach_the_tail() {
+    let dir = tempfile::tempdir().expect("dir");
+    let end = run(spec(dir.path(), r"printf '\033[31mred\033[0m\n'")).await.expect("run");
+    assert_eq!(end.log_tail, "[31mred[0m");
 }

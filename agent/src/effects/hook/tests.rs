@@ -88,12 +88,12 @@ async fn units_that_are_not_allowed_are_refused_before_anything_is_asked() {
     let hooks = r#"{"restart":[{"units":["sshd.service"]}]}"#;
     assert_eq!(run(dir.path(), hooks, &asked).await.expect_err("refused").code(), FailureCode::UnitNotAllowed);
     assert_eq!(*asked.0.lock().expect("asked"), [("web@1.service".to_owned(), UnitAction::ReloadOrRestart)]);
-    assert!(check_allowed(&manifest(hooks), &place(dir.path())).is_err());
+    assert!(check_allowed(&manifest(hooks), &Labels::new(), &place(dir.path())).is_err());
 }
 
 #[test]
 fn a_user_that_is_not_allowed_is_refused() {
     let dir = tempfile::tempdir().expect("dir");
     let hooks = r#"{"restart":[{"command":["true"],"user":"root"}]}"#;
-    assert_eq!(check_allowed(&manifest(hooks), &place(dir.path())).expect_err("refused").code(), FailureCode::NotAllowed);
+    assert_eq!(check_allowed(&manifest(hooks), &Labels::new(), &place(dir.path())).expect_err("refused").code(), FailureCode::NotAllowed);
 }
