@@ -90,6 +90,16 @@ async fn a_stopped_coordinator_hands_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_whose_key_was_deleted_campaigns_again() {
+    let stage = Stage::new();
+    let _leader = stage.controller("c1");
+    let first = stage.until("c1", |f| f.leader.is_some()).await.leader.expect("a leader");
+    let key = stage.keys.key(&coord_proto::keys::Key::Leader);
+    stage.shared().commit(Transaction::new().delete(key)).await.expect("the store answers");
+    stage.until("another leadership", |f| f.leader.as_ref().is_some_and(|l| l.instance != first.instance)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_whose_lease_is_gone_writes_nothing_more() {
     let stage = Stage::new();
     let (store, keys) = (stage.shared(), stage.keys.clone());

@@ -560,6 +560,23 @@ fn a_canary_never_becomes_stable() {
 }
 
 #[test]
+fn a_limit_that_covered_all_does_not_cover_a_newcomer_outside_it() {
+    let mut world = World::with_stable(1);
+    world.label("n1", "role", "web");
+    world.publish(2);
+    world.spec_mut().limit = Some("role=web".parse().expect("selector"));
+    world.settle();
+    assert!(world.state().whole);
+    world.join("n2");
+    for _told_staged_and_run in 0..2 {
+        world.obey_all();
+        world.settle();
+    }
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable(), world.desired("n2").run), (P::Succeeded, Some(Seq(1)), Seq(1)));
+}
+
+#[test]
 fn cordoned_servers_are_left_alone() {
     let mut world = World::with_stable(3);
     world.node_mut("n2").cordoned = true;
