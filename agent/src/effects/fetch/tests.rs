@@ -153,12 +153,22 @@ async fn a_redirect_to_another_host_is_not_followed() {
 }
 
 #[tokio::test]
-async fn bytes_after_the_last_piece_are_a_failure_of_the_store() {
+async fn bytes_after_the_last_piece_are_never_passed_on() {
     let store = Store::serve(bytes(), &[Answer::Longer]);
-    let parts = tempfile::tempdir().expect("temp dir");
-    // All pieces were the signed ones, so the artifact is complete; what follows is not read.
-    let run = run_in(parts.path(), &artifact(), &[store.base()]).await;
-    assert!(run.read == bytes());
+    let run = run(&artifact(), &[&store]).await;
+    run.result.expect("every signed byte came");
+    assert!(run.ended && run.read == bytes());
+}
+
+#[tokio::test]
+async fn an_answer_of_another_length_is_not_read_at_all() {
+    coord_proto::tls::install_provider();
+    let store = Store::serve(bytes(), &[Answer::Shorter]);
+    let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
+    let source = Source::at(Url::parse(&store.base()).expect("an address"));
+    let error = Transfer::start(&fetcher.client, &source, 0, bytes().len() as u64, None).await.err().expect("refused");
+    let told = bytes().len() as u64 - 1;
+    assert!(matches!(error, TransferError::Length { expected, found, .. } if expected == told + 1 && found == told), "{error:?}");
 }
 
 #[tokio::test]
