@@ -135,3 +135,6 @@ async fn operators_only(Extension(peer): Extension<Peer>, request: Request, next
         _ => (StatusCode::FORBIDDEN, "this certificate is not an operator's\n").into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ impl Artifacts for LocalArtifacts {
     async fn size(&self, digest: &Digest) -> Result<Option<u64>, ArtifactError> {
         let path = self.path(digest);
         match tokio::fs::metadata(&path).await {
-            Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
             Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(ArtifactError::file("looking at", &path)(e)),
         }
@@ -103,5 +103,30 @@ pub(super) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(ended) => Err(ArtifactError::File { doing: "file work in", path: PathBuf::new(), source: io::Error::other(ended) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(store: &LocalArtifacts, bytes: &[u8]) -> Digest {
+        let digest = Digest::of(bytes);
+        fs::write(store.path(&digest), bytes).expect("written");
+        digest
+    }
+
+    #[tokio::test]
+    async fn sweep_never_removes_what_is_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = LocalArtifacts::open(dir.path()).expect("store");
+        let (old, new) = (kept(&store, b"old"), kept(&store, b"new"));
+        fs::create_dir(dir.path().join("uploads")).expect("directory");
+        assert_eq!(store.sweep(&BTreeSet::new()).await.expect("swept").removed, 0, "an empty set is a failed read");
+        let swept = store.sweep(&BTreeSet::from([new.clone()])).await.expect("swept");
+        assert_eq!((swept.removed, swept.bytes), (1, 3));
+        assert_eq!(store.list().await.expect("list"), BTreeSet::from([new]));
+        assert_eq!(store.size(&old).await.expect("size"), None);
+        assert!(dir.path().join("uploads").exists());
     }
 }

@@ -40,6 +40,7 @@ pub struct Uploads {
     dir: PathBuf,
     store: SharedArtifacts,
     size_max: u64,
+    idle_max: Duration,
     slots: Arc<Mutex<HashMap<Digest, Slot>>>,
 }
 
@@ -99,7 +100,7 @@ impl Uploads {
     pub fn open(dir: &Path, store: SharedArtifacts, size_max: u64) -> Result<Self, ArtifactError> {
         fs::create_dir_all(dir).map_err(ArtifactError::file("making the upload directory", dir))?;
         remove_stale(dir, SystemTime::now()).map_err(ArtifactError::file("sweeping", dir))?;
-        Ok(Self { dir: dir.to_owned(), store, size_max, slots: Arc::default() })
+        Ok(Self { dir: dir.to_owned(), store, size_max, idle_max: IDLE_MAX, slots: Arc::default() })
     }
 
     /// Bytes that are there of an interrupted upload.
@@ -131,7 +132,7 @@ impl Uploads {
         let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
         let limit = total.unwrap_or(self.size_max).min(self.size_max);
         let writing = tokio::spawn(write(claim, at, Expected { total, limit }, receiver, self.store.clone()));
-        let whole = pass_on(&mut chunks, &sender).await;
+        let whole = pass_on(&mut chunks, &sender, self.idle_max).await;
         drop(sender);
         let arrival = writing.await.map_err(|ended| ArtifactError::file("writing an upload to", &self.dir)(io::Error::other(ended)))?;
         match arrival? {
@@ -159,9 +160,9 @@ impl Uploads {
 }
 
 /// Moves chunks to the writer; was it all that the client announced?
-async fn pass_on<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin), sender: &mpsc::Sender<Bytes>) -> bool {
+async fn pass_on<E>(chunks: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin), sender: &mpsc::Sender<Bytes>, idle_max: Duration) -> bool {
     loop {
-        match tokio::time::timeout(IDLE_MAX, chunks.next()).await {
+        match tokio::time::timeout(idle_max, chunks.next()).await {
             Ok(None) => return true,
             Ok(Some(Ok(chunk))) => {
                 if sender.send(chunk).await.is_err() {
@@ -185,6 +186,12 @@ struct Claim {
     slots: Arc<Mutex<HashMap<Digest, Slot>>>,
     before: Option<Partial>,
     after: Option<Partial>,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim").field("digest", &self.digest).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Claim {

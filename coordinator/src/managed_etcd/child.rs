@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
@@ -42,17 +42,18 @@ impl Child {
         let (living, words) = (alive.clone(), last_words.clone());
         // PDEATHSIG fires when the *thread* that started the child ends (prctl(2)): this one lives as long as the child.
         thread::Builder::new().name("etcd".into()).spawn(move || {
-            let child = command.spawn();
-            let mut child = match child {
+            let mut child = match command.spawn() {
                 Ok(child) => child,
                 Err(e) => return drop(started.send(Err(e))),
             };
             let log = child.stderr.take();
             let _ = started.send(Ok(child.id()));
-            if let Some(log) = log {
-                forward(log, &words);
-            }
-            let _ = sender.send(reap(child, &living));
+            let status = thread::scope(|scope| {
+                // Ends with the process group, whose members alone hold the other end.
+                scope.spawn(|| log.map(|log| forward(log, &words)));
+                reap(child, &living)
+            });
+            let _ = sender.send(status);
         })?;
         let pid = start.recv().map_err(io::Error::other)??;
         Ok(Self { pid, alive, ended, last_words })
@@ -92,7 +93,7 @@ impl Child {
         // Under the lock it has not been waited for: the id is still its own.
         let alive = lock(&self.alive);
         if let (true, Ok(pid)) = (*alive, i32::try_from(self.pid)) {
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = killpg(Pid::from_raw(pid), signal);
         }
     }
 }
@@ -151,10 +152,12 @@ fn forward(log: ChildStderr, last_words: &Mutex<VecDeque<String>>) {
     }
 }
 
-/// Waits for the end without freeing the process id, then frees it under the lock that [`Child::signal`] takes.
+/// Waits for the end without freeing the process id, ends what is left of its group, then frees the id under the lock that
+/// [`Child::signal`] takes.
 fn reap(mut child: std::process::Child, alive: &Mutex<bool>) -> io::Result<ExitStatus> {
-    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-    waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    let _ = killpg(pid, Signal::SIGKILL);
     let mut alive = lock(alive);
     *alive = false;
     child.wait()

@@ -21,7 +21,6 @@ pub struct Totals {
     /// App instances: servers × apps.
     pub running: usize,
     pub healthy: usize,
-    pub unhealthy: usize,
     pub drifting: usize,
     pub rollouts: usize,
 }
@@ -34,7 +33,6 @@ impl Totals {
             for row in Row::of(fleet, name, app) {
                 totals.running += 1;
                 totals.healthy += usize::from(row.healthy());
-                totals.unhealthy += usize::from(row.unhealthy());
                 totals.drifting += usize::from(row.drift() != Drift::None);
             }
             totals.rollouts += usize::from(app.state.as_ref().is_some_and(|s| !s.phase.ended()));
@@ -60,7 +58,7 @@ pub fn section(html: &mut Html, fleet: &Fleet, name: &AppName, app: &App, now: i
         (None, _) => {}
     }
     row::table(html, app, Row::of(fleet, name, app), now);
-    tasks(html, app, now);
+    tasks(html, name, app, now);
     history(html, app, now);
     html.raw("</section>");
 }
@@ -125,7 +123,7 @@ fn batches(html: &mut Html, state: &RolloutState) {
     html.raw("</p>");
 }
 
-fn tasks(html: &mut Html, app: &App, now: i64) {
+fn tasks(html: &mut Html, name: &AppName, app: &App, now: i64) {
     let current = app.state.as_ref().map(|s| s.seq);
     let shown: Vec<&TaskRecord> = app.tasks.iter().filter(|t| t.settled_at.is_none() || Some(t.seq) == current).collect();
     if shown.is_empty() {
@@ -141,7 +139,9 @@ fn tasks(html: &mut Html, app: &App, now: i64) {
             html.tag("div", "failure", &task.detail);
         }
         if task.state == TaskState::Unknown {
-            html.raw("<div class=\"hint\"><code>coordctl migration show ").text(format_args!("APP {}", task.release)).raw("</code></div>");
+            html.raw("<div class=\"hint\"><code>coordctl migration show ")
+                .text(format_args!("{name} {}", task.release))
+                .raw("</code></div>");
         }
         html.raw("</li>");
     }

@@ -147,7 +147,7 @@ fn tiles(html: &mut Html, fleet: &Fleet) {
     let (present, nodes) = (totals.present, fleet.nodes.len());
     let mood = |bad: usize| if bad == 0 { "tile" } else { "tile warn" };
     tile(mood(nodes - present), format!("{present} / {nodes}"), "servers present");
-    tile(mood(totals.unhealthy), format!("{} / {}", totals.healthy, totals.running), "instances healthy");
+    tile(mood(totals.running - totals.healthy), format!("{} / {}", totals.healthy, totals.running), "instances healthy");
     tile(mood(totals.drifting), totals.drifting.to_string(), "off their release");
     tile("tile", totals.rollouts.to_string(), "rollouts under way");
 }

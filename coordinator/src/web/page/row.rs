@@ -52,19 +52,17 @@ impl<'a> Row<'a> {
 
     /// Is the server there, healthy, and on its release?
     pub fn fine(&self) -> bool {
-        self.node.present && self.healthy() && self.drift == Drift::None
+        self.healthy() && self.drift == Drift::None
     }
 
+    /// Does it run what it should?
     pub fn drift(&self) -> Drift {
         self.drift
     }
 
+    /// Is it there, and says that it is healthy?
     pub fn healthy(&self) -> bool {
-        self.slot.status.as_ref().is_some_and(|s| s.health == HealthState::Healthy)
-    }
-
-    pub fn unhealthy(&self) -> bool {
-        self.slot.status.as_ref().is_some_and(|s| s.health == HealthState::Unhealthy)
+        self.node.present && self.slot.status.as_ref().is_some_and(|s| s.health == HealthState::Healthy)
     }
 
     fn cells(&self, html: &mut Html, app: &App, now: i64) {
@@ -118,7 +116,7 @@ impl<'a> Row<'a> {
     }
 
     fn health(&self, html: &mut Html, status: Option<&Status>) {
-        let (class, word) = match status.map(|s| s.health) {
+        let (class, word) = match status.filter(|_| self.node.present).map(|s| s.health) {
             Some(HealthState::Healthy) => ("dot good", "healthy"),
             Some(HealthState::Unhealthy) => ("dot bad", "unhealthy"),
             Some(HealthState::Unproven) => ("dot wait", "not probed yet"),
