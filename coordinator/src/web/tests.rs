@@ -63,7 +63,7 @@ async fn a_large_head_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_does_not_wait_for_ever_for_requests() {
-    let bench = start(None, Router::new().route("/", get(|| std::future::pending::<()>()))).await;
+    let bench = start(None, Router::new().route("/", get(std::future::pending::<()>))).await;
     let mut stream = TcpStream::connect(bench.address).await.expect("connected");
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
     // The connection is accepted before the stop: the kernel's queue is served in order.
