@@ -77,6 +77,14 @@ impl Fleet {
     /// # Errors
     /// A program is missing or does not start.
     pub fn start(database_url: &str) -> Result<Self> {
+        Self::start_with(|_| database_url.to_owned())
+    }
+
+    /// The same; the database's URL may depend on the fleet's directory.
+    ///
+    /// # Errors
+    /// As [`Fleet::start`].
+    pub fn start_with(database_url: impl FnOnce(&Path) -> String) -> Result<Self> {
         let mut fleet = Self::without_coordinator(database_url)?;
         fleet.start_coordinator()?;
         Ok(fleet)
@@ -86,14 +94,14 @@ impl Fleet {
     ///
     /// # Errors
     /// As [`Fleet::start`].
-    pub fn without_coordinator(database_url: &str) -> Result<Self> {
+    pub fn without_coordinator(database_url: impl FnOnce(&Path) -> String) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("coord-fleet-").tempdir()?;
         let runtime = Runtime::new()?;
         let etcd = runtime.block_on(Etcd::start(dir.path()));
         // The store's connection needs the runtime that it lives in.
         let store = runtime.block_on(async { etcd.store() });
         let ports = CoordinatorPorts { artifacts: ports::free(), status: ports::free() };
-        let database_url = database_url.to_owned();
+        let database_url = database_url(dir.path());
         let fleet = Self { nodes: BTreeMap::new(), coordinator: None, etcd, store, runtime, ports, database_url, dir };
         fleet.write_operator_files()?;
         Ok(fleet)

@@ -88,8 +88,16 @@ impl Fleet {
     /// # Errors
     /// It cannot be started.
     pub fn start_publish(&self, tree: &Path, release: &str, more: &[&str]) -> Result<Publishing> {
+        self.start_publish_as("tester", tree, release, more)
+    }
+
+    /// The same, as another user.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_publish_as(&self, user: &str, tree: &Path, release: &str, more: &[&str]) -> Result<Publishing> {
         let mut command = self.coordctl_command(&["release", "publish"])?;
-        command.arg(tree).args(["--release", release]).args(more);
+        command.arg(tree).args(["--release", release]).args(more).env("USER", user).env("LOGNAME", user);
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
         Ok(Publishing(command.spawn().context("cannot run coordctl")?))
     }
