@@ -135,7 +135,7 @@ impl Store {
     }
 
     pub fn base(&self) -> String {
-        format!("http://{}/artifacts", self.address)
+        format!("http://{}", self.address)
     }
     pub fn starts(&self) -> Vec<usize> {
         self.log.lock().expect("log").starts.clone()

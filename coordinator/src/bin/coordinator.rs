@@ -1,5 +1,6 @@
 //! The coordinator: parse, log, run, exit code.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -43,7 +44,12 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     coord_proto::tls::install_provider();
-    tracing_subscriber::fmt().with_env_filter(filter()).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

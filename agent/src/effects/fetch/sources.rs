@@ -60,7 +60,7 @@ impl Sources {
     pub fn new(bases: &[String], digest: &Digest) -> Self {
         let mut last = None;
         let mut store = |(index, base): (usize, &String)| {
-            let url = format!("{}/{digest}", base.trim_end_matches('/'));
+            let url = format!("{}/artifacts/{digest}", base.trim_end_matches('/'));
             let source = Url::parse(&url).ok().filter(allowed).map(|url| Source { index, url });
             if source.is_none() {
                 last = Some(TransferError::Address { base: base.split('?').next().unwrap_or_default().to_owned() });
