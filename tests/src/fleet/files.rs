@@ -2,13 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use coordinator::pki::Role;
+use coordinator::sign::{self, Protection};
 
 use super::{APP, ENVIRONMENT, Fleet, Node, OPERATOR};
-use crate::process::program;
 
 /// Short, so that a lost server is noticed soon; long enough for a busy machine.
 const LEASE_TTL: &str = "5s";
@@ -17,10 +16,7 @@ impl Fleet {
     /// Signing key, trust file and coordctl's configuration.
     pub(super) fn write_operator_files(&self) -> Result<()> {
         let key = self.dir().join("release.key");
-        let output = Command::new(program("coordctl")?).args(["key", "generate"]).arg(&key).output()?;
-        ensure!(output.status.success(), "coordctl key generate: {}", String::from_utf8_lossy(&output.stderr));
-        let public = fs::read_to_string(self.dir().join("release.pub")).context("coordctl key generate left no release.pub")?;
-        let public = public.lines().last().context("release.pub is empty")?;
+        let public = sign::generate(&key, &Protection::None)?;
         let trust = format!("version = 1\nenvironment = \"{ENVIRONMENT}\"\nthreshold = 1\nkeys = [\"{public}\"]\n");
         fs::write(self.dir().join("trust.toml"), trust)?;
         let etcd = self.etcd_lines("operator", OPERATOR, "");
