@@ -16,7 +16,7 @@ use coord_proto::rollout::RolloutPolicy;
 use serde::Deserialize;
 
 mod overlay;
-mod place;
+pub(crate) mod place;
 
 /// Its name, at the root of the application.
 pub const FILE_NAME: &str = "deploy.toml";
@@ -108,11 +108,11 @@ pub enum DeployFileError {
 }
 
 impl DeployFile {
-    /// Reads `deploy.toml` in `dir`, with the overlay of `environment`.
+    /// Reads `deploy.toml` in `dir`, with the overlay of `environment`, where there is one.
     ///
     /// # Errors
     /// No such file, unknown keys (file, line and the nearest key are named), values that cannot be meant.
-    pub fn load(dir: &Path, environment: &Environment) -> Result<Self, DeployFileError> {
+    pub fn load(dir: &Path, environment: Option<&Environment>) -> Result<Self, DeployFileError> {
         let path = dir.join(FILE_NAME);
         let read = |source| DeployFileError::Read { path: path.clone(), source };
         let len = match std::fs::metadata(&path) {
@@ -129,7 +129,7 @@ impl DeployFile {
     ///
     /// # Errors
     /// As [`DeployFile::load`].
-    pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Self, DeployFileError> {
+    pub fn parse(text: &str, path: &Path, environment: Option<&Environment>) -> Result<Self, DeployFileError> {
         let syntax = |error: toml::de::Error| {
             let (place, problem) = place::explain(text, &error);
             DeployFileError::Syntax { path: path.into(), place, problem }
@@ -141,7 +141,7 @@ impl DeployFile {
         for stage in document.stages() {
             let staged = document.with_stage::<Self>(&stage).map_err(syntax)?;
             staged.check(path)?;
-            if stage == environment.as_str() {
+            if environment.is_some_and(|e| e.as_str() == stage) {
                 chosen = staged;
             }
         }

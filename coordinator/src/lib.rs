@@ -30,6 +30,8 @@ pub mod web;
 
 // `coordctl`
 
+pub mod cli;
+pub mod cli_config;
 pub mod deploy_file;
 pub mod dev;
 pub mod exit;

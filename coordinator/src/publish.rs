@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use coord_proto::event::AuditEvent;
-use coord_proto::ids::{Nonce, ReleaseId, Revision, RolloutId, Seq};
+use coord_proto::ids::{AppName, Environment, Nonce, ReleaseId, Revision, RolloutId, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::labels::Selector;
 use coord_proto::limits::EVENT_TTL;
@@ -39,7 +39,7 @@ const COLLISIONS_MAX: u32 = 20;
 #[derive(Debug)]
 pub struct Request<'a> {
     pub deploy: &'a DeployFile,
-    pub environment: coord_proto::ids::Environment,
+    pub environment: Environment,
     pub artifact: Artifact,
     /// `--release`; else the time.
     pub release: Option<ReleaseId>,
@@ -66,6 +66,12 @@ pub struct Other {
     pub by: Actor,
 }
 
+impl Other {
+    fn of(spec: &RolloutSpec) -> Box<Self> {
+        Box::new(Self { release: spec.release.clone(), by: spec.by.clone() })
+    }
+}
+
 impl std::fmt::Display for Other {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let at = jiff::Timestamp::from_second(self.by.at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -79,13 +85,13 @@ pub enum PublishError {
     #[error("no coordinator runs: nobody would roll the release out; nothing was changed")]
     NoCoordinator,
     #[error("{other} is being rolled out ({phase}); nothing was changed")]
-    Active { app: coord_proto::ids::AppName, other: Other, phase: &'static str },
+    Active { app: AppName, other: Box<Other>, phase: &'static str },
     #[error("{other} was published meanwhile and won; nothing was changed")]
-    Lost { app: coord_proto::ids::AppName, other: Other },
+    Lost { app: AppName, other: Box<Other> },
     #[error("the release id {release} was published before, by {}@{}; an id is never used again; nothing was changed", by.user, by.host)]
     ReleaseTaken { release: ReleaseId, by: Actor },
     #[error("the keys of {app} changed {TRIES_MAX} times while publishing; nothing was changed")]
-    Restless { app: coord_proto::ids::AppName },
+    Restless { app: AppName },
     #[error("the manifest breaks a limit; nothing was changed")]
     Manifest(#[from] ManifestError),
     #[error("the servers would not accept this release; nothing was changed")]

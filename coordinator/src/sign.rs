@@ -157,7 +157,7 @@ pub enum Protection {
     None,
 }
 
-/// Makes a key: the secret into `path` (0600, never over a file that is there), the public one into `path` + `.pub`.
+/// Makes a key: the secret into `path` (0600, never over a file that is there), the public one beside it with the extension `.pub`.
 /// Returns the line for a trust file.
 ///
 /// # Errors
@@ -171,7 +171,7 @@ pub fn generate(path: &Path, protection: &Protection) -> Result<String, SignErro
     let secret = pair.sk.to_box(Some("coord signing key")).map_err(SignError::Sign)?.into_string();
     let public = pair.pk.to_box().map_err(SignError::Sign)?.into_string();
     write_new(path, &secret, 0o600)?;
-    let beside = PathBuf::from(format!("{}.pub", path.display()));
+    let beside = path.with_extension("pub");
     write_new(&beside, &public, 0o644)?;
     Ok(pair.pk.to_base64())
 }

@@ -7,7 +7,7 @@ fn environment(name: &str) -> Environment {
 }
 
 fn parse(text: &str) -> Result<DeployFile, DeployFileError> {
-    DeployFile::parse(text, Path::new("app/deploy.toml"), &environment("production"))
+    DeployFile::parse(text, Path::new("app/deploy.toml"), Some(&environment("production")))
 }
 
 fn refusal(text: &str) -> String {
@@ -81,7 +81,7 @@ fn the_reference_example_is_understood() {
 
 #[test]
 fn an_overlay_changes_its_own_keys_and_no_other() {
-    let staged = DeployFile::parse(EXAMPLE, Path::new("deploy.toml"), &environment("staging")).expect("accepted");
+    let staged = DeployFile::parse(EXAMPLE, Path::new("deploy.toml"), Some(&environment("staging"))).expect("accepted");
     let plain = parse(EXAMPLE).expect("accepted");
     assert_eq!(staged.rollout.serial.0, [Amount::Percent(100)]);
     assert_eq!(staged.rollout.bake, plain.rollout.bake);
@@ -151,9 +151,9 @@ fn what_servers_would_refuse_is_refused_here() {
 #[test]
 fn a_missing_file_is_said_with_its_directory() {
     let dir = tempfile::tempdir().expect("directory");
-    let error = DeployFile::load(dir.path(), &environment("production")).expect_err("missing");
+    let error = DeployFile::load(dir.path(), Some(&environment("production"))).expect_err("missing");
     assert!(error.to_string().contains("there is no deploy.toml in /"), "{error}");
     std::fs::File::create(dir.path().join(FILE_NAME)).and_then(|f| f.set_len(FILE_BYTES_MAX + 1)).expect("file");
-    let error = DeployFile::load(dir.path(), &environment("production")).expect_err("huge");
+    let error = DeployFile::load(dir.path(), Some(&environment("production"))).expect_err("huge");
     assert!(matches!(error, DeployFileError::TooLarge { .. }));
 }

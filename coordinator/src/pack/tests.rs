@@ -15,7 +15,7 @@ fn dir() -> TempDir {
 
 fn deploy(text: &str) -> DeployFile {
     let environment = "production".parse().expect("environment");
-    DeployFile::parse(&format!("app = \"a\"\n{text}"), Path::new("deploy.toml"), &environment).expect("deploy file")
+    DeployFile::parse(&format!("app = \"a\"\n{text}"), Path::new("deploy.toml"), Some(&environment)).expect("deploy file")
 }
 
 fn put(root: &Path, path: &str, content: &str) {

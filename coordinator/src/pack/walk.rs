@@ -111,6 +111,9 @@ fn patterns<S: AsRef<str>>(field: &'static str, lines: &[S]) -> Result<Gitignore
     builder.build().map_err(fail)
 }
 
+/// What is in, by path, in the order of the paths' bytes.
+pub(super) type Contents = BTreeMap<Vec<u8>, Found>;
+
 /// What lies on the disk under one path.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -157,7 +160,7 @@ impl Found {
 }
 
 /// Everything that is in, by path, and the files that were taken for secrets.
-pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(BTreeMap<Vec<u8>, Found>, Vec<String>), PackError> {
+pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(Contents, Vec<String>), PackError> {
     let mut found = BTreeMap::new();
     let mut withheld = Vec::new();
     let mut open = vec![(PathBuf::new(), None)];
@@ -186,7 +189,7 @@ pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(BTreeMap<Vec<u8>, Foun
 }
 
 /// The directories above a path that was brought back from a directory that is left out.
-fn note_parents(found: &mut BTreeMap<Vec<u8>, Found>, path: &Path) {
+fn note_parents(found: &mut Contents, path: &Path) {
     for parent in path.ancestors().skip(1).take_while(|p| !p.as_os_str().is_empty()) {
         found.entry(parent.as_os_str().as_bytes().to_vec()).or_insert(Found::Directory);
     }

@@ -40,6 +40,11 @@ impl Follower {
         Self { app, rollout, release, by, said: BTreeMap::new() }
     }
 
+    /// The app that is followed.
+    pub fn app(&self) -> &AppName {
+        &self.app
+    }
+
     /// The rollout's state, current or finished.
     fn state<'a>(&self, fleet: &'a Fleet) -> Option<&'a RolloutState> {
         let app = fleet.apps.get(&self.app)?;

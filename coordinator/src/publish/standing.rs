@@ -58,7 +58,7 @@ impl Standing {
         if phase.is_some_and(coord_proto::rollout::RolloutPhase::ended) {
             return Ok(());
         }
-        let other = Other { release: spec.release.clone(), by: spec.by.clone() };
+        let other = Other::of(spec);
         Err(PublishError::Active { app: self.app.clone(), other, phase: phase_words(phase) })
     }
 
@@ -68,9 +68,7 @@ impl Standing {
     /// [`PublishError::Lost`] names who asked for it.
     pub fn lost_to_another(&self, seen: Option<&RolloutId>) -> Result<(), PublishError> {
         match &self.spec {
-            Some((spec, _)) if Some(&spec.id) != seen => {
-                Err(PublishError::Lost { app: self.app.clone(), other: Other { release: spec.release.clone(), by: spec.by.clone() } })
-            }
+            Some((spec, _)) if Some(&spec.id) != seen => Err(PublishError::Lost { app: self.app.clone(), other: Other::of(spec) }),
             _ => Ok(()),
         }
     }

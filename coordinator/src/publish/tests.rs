@@ -3,7 +3,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use coord_proto::coordinator::LeaderRecord;
-use coord_proto::ids::{AppName, Digest, Environment};
+use coord_proto::ids::Digest;
 use coord_proto::manifest::Compression;
 use coord_proto::record;
 use coord_proto::rollout::{RolloutState, StableRecord};
@@ -31,7 +31,7 @@ fn actor(user: &str) -> Actor {
 }
 
 fn deploy() -> DeployFile {
-    DeployFile::parse("app = \"mootube\"\n[rollout]\nserial = 2", Path::new("deploy.toml"), &environment()).expect("deploy file")
+    DeployFile::parse("app = \"mootube\"\n[rollout]\nserial = 2", Path::new("deploy.toml"), Some(&environment())).expect("deploy file")
 }
 
 fn artifact() -> Artifact {

@@ -1,0 +1,101 @@
+//! `coordctl node list|show`.
+
+use clap::Subcommand;
+use coord_proto::ids::NodeName;
+use coord_proto::labels::Labels;
+
+use super::{Done, Global};
+use crate::exit::Exit;
+use crate::ui::{Failure, Format, Table, Ui, words};
+use crate::view::{Fleet, Node};
+
+/// `coordctl node …`
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// All servers that ever registered
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// One server: what it is, and what each app does there
+    Show {
+        node: NodeName,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// etcd does not answer, no such server.
+pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
+    let fleet = global.session(ui)?.fleet().await?;
+    match command {
+        Command::List { json } => match Format::of(json) {
+            Format::Json => ui.json(&fleet.nodes)?,
+            Format::Text if fleet.nodes.is_empty() => ui.note("no server has registered yet; an agent does so when it starts"),
+            Format::Text => ui.out(table(&fleet).render())?,
+        },
+        Command::Show { node: name, json } => {
+            let unknown = || Failure::new(Exit::Error, format!("there is no server {name}")).hint("`coordctl node list` lists them");
+            let node = fleet.nodes.get(&name).ok_or_else(unknown)?;
+            match Format::of(json) {
+                Format::Json => ui.json(node)?,
+                Format::Text => ui.out(text(&name, node))?,
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn labels(labels: &Labels) -> String {
+    labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ")
+}
+
+fn table(fleet: &Fleet) -> Table {
+    let mut table = Table::new(&["SERVER", "STATE", "LABELS", "AGENT", "ADDRESSES", "APPS"]);
+    for (name, node) in &fleet.nodes {
+        let info = node.info.as_ref();
+        table.row([
+            name.to_string(),
+            state(node),
+            info.map(|i| labels(&i.labels)).unwrap_or_default(),
+            info.map(|i| i.agent_version.clone()).unwrap_or_default(),
+            info.map(|i| i.addresses.join(" ")).unwrap_or_default(),
+            node.apps.keys().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        ]);
+    }
+    table
+}
+
+fn state(node: &Node) -> String {
+    let present = if node.present() { "present" } else { "gone" };
+    if node.cordoned { format!("{present}, cordoned") } else { present.to_owned() }
+}
+
+fn text(name: &NodeName, node: &Node) -> String {
+    let mut lines = vec![("server".to_owned(), name.to_string()), ("state".to_owned(), state(node))];
+    if let Some(info) = &node.info {
+        lines.push(("labels".to_owned(), labels(&info.labels)));
+        lines.push(("agent".to_owned(), info.agent_version.clone()));
+        lines.push(("addresses".to_owned(), info.addresses.join(" ")));
+        lines.push(("registered".to_owned(), words::time(info.since)));
+    }
+    for (app, slot) in &node.apps {
+        let Some(status) = &slot.status else {
+            lines.push((app.to_string(), "no word yet".to_owned()));
+            continue;
+        };
+        let running = status.running.as_ref().map_or("nothing", |r| r.release.as_str());
+        lines.push((
+            app.to_string(),
+            format!("runs {running}, {}; {} (floor {})", words::health(status.health), status.words, status.floor),
+        ));
+        if let Some(failure) = &status.failure {
+            lines.push((String::new(), format!("failed: {}", failure.chain.join(": "))));
+            lines.extend(failure.log_tail.lines().map(|line| (String::new(), format!("  | {line}"))));
+        }
+    }
+    lines.iter().map(|(name, value)| format!("{name:<12} {}\n", crate::ui::table::printable(value))).collect()
+}

@@ -1,0 +1,79 @@
+//! `coordctl release list [APP]`.
+
+use coord_proto::ids::{AppName, ReleaseId, Seq};
+use coord_proto::rollout::{Actor, Verdict};
+use serde::Serialize;
+
+use crate::cli::{Done, Session};
+use crate::exit::Exit;
+use crate::ui::{Format, Table, words};
+use crate::view::Fleet;
+
+/// One release of one app.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    app: &'a AppName,
+    release: &'a ReleaseId,
+    seq: Seq,
+    verdict: Verdict,
+    stable: bool,
+    /// Servers that run it.
+    servers: usize,
+    by: &'a Actor,
+}
+
+pub async fn run(session: &Session, app: Option<&AppName>, format: Format) -> Done {
+    let fleet = session.fleet().await?;
+    let rows = rows(&fleet, app);
+    match format {
+        Format::Json => session.ui.json(&rows)?,
+        Format::Text if rows.is_empty() => session.ui.note("no release yet; `coordctl release publish DIR` publishes one"),
+        Format::Text => session.ui.out(table(&rows).render())?,
+    }
+    Ok(Exit::Done)
+}
+
+fn rows<'a>(fleet: &'a Fleet, only: Option<&AppName>) -> Vec<Row<'a>> {
+    let mut rows = Vec::new();
+    for (app, view) in fleet.apps.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
+        let stable = view.stable.as_ref().map(|s| s.seq);
+        let mut of_app: Vec<Row<'_>> = view
+            .releases
+            .iter()
+            .map(|(release, record)| Row {
+                app,
+                release,
+                seq: record.seq,
+                verdict: record.verdict,
+                stable: stable == Some(record.seq),
+                servers: servers(fleet, app, release),
+                by: &record.by,
+            })
+            .collect();
+        of_app.sort_by_key(|row| std::cmp::Reverse(row.seq));
+        rows.extend(of_app);
+    }
+    rows
+}
+
+fn servers(fleet: &Fleet, app: &AppName, release: &ReleaseId) -> usize {
+    let running = |slot: &crate::view::NodeApp| slot.status.as_ref()?.running.as_ref().map(|r| r.release == *release);
+    fleet.nodes.values().filter_map(|node| node.apps.get(app)).filter(|slot| running(slot) == Some(true)).count()
+}
+
+fn table(rows: &[Row<'_>]) -> Table {
+    let mut table = Table::new(&["APP", "RELEASE", "SEQ", "VERDICT", "SERVERS", "PUBLISHED", "BY"]);
+    for row in rows {
+        let verdict = words::verdict(row.verdict);
+        table.row([
+            row.app.to_string(),
+            row.release.to_string(),
+            row.seq.to_string(),
+            if row.stable { format!("{verdict}, stable") } else { verdict.to_owned() },
+            row.servers.to_string(),
+            words::time(row.by.at),
+            format!("{}@{}", row.by.user, row.by.host),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,137 @@
+//! `coordctl release publish [DIR|FILE]`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use coord_proto::ids::ReleaseId;
+use coord_proto::labels::Selector;
+use coord_proto::rollout::Serial;
+use coord_proto::trust::Trust;
+
+use super::{application_of, packed};
+use crate::cli::key::{self, DATA_VARIABLE};
+use crate::cli::wait::{self, TIMEOUT};
+use crate::cli::{Done, Session, actor};
+use crate::deploy_file::DeployFile;
+use crate::exit::Exit;
+use crate::pack::Packed;
+use crate::publish::follow::Follower;
+use crate::publish::standing::Standing;
+use crate::publish::{Published, Request, Signing, publish};
+use crate::sign::{KeySource, Signer};
+use crate::ui::{Failure, words};
+use crate::upload::{Uploaded, Uploader};
+
+/// What is published, and how.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The application with its deploy.toml, or a prebuilt .tar.gz or .tar.zst (deploy.toml is then read from the current directory)
+    #[arg(default_value = ".", value_name = "DIR|FILE")]
+    source: PathBuf,
+    /// The release's id [default: the time, UTC]
+    #[arg(long, value_name = "ID")]
+    release: Option<ReleaseId>,
+    /// The VCS commit, for REVISION on the servers [default: git's HEAD, else the release's id]
+    #[arg(long, env = "COORDCTL_REVISION")]
+    revision: Option<String>,
+    /// Signing key, `-` for standard input; may be given several times [default: COORDCTL_KEY_DATA, else the context's `signing_key`]
+    #[arg(long, value_name = "FILE", env = "COORDCTL_KEY")]
+    key: Vec<PathBuf>,
+    /// Only these servers (role=web,zone=a or node=web-1); such a release does not become stable
+    #[arg(long, value_name = "SELECTOR")]
+    limit: Option<Selector>,
+    /// Servers at a time, instead of `[rollout] serial`: 2, 25% or 1,25%
+    #[arg(long, value_name = "SIZES")]
+    serial: Option<Serial>,
+    /// Do not wait: 0 means that the release was accepted
+    #[arg(long)]
+    detach: bool,
+    /// Wait at most this long for the end of the rollout
+    #[arg(long, default_value = TIMEOUT, value_parser = humantime::parse_duration, value_name = "TIME")]
+    timeout: Duration,
+    /// Take the place of a rollout that is going on
+    #[arg(long, hide = true)]
+    supersede: bool,
+}
+
+pub async fn run(args: Args, session: Session) -> Done {
+    if args.supersede {
+        let hint = "wait for the end of the rollout that is going on, then publish without --supersede";
+        return Err(Failure::refused("this version cannot supersede a rollout; nothing was changed").hint(hint));
+    }
+    let ui = session.ui;
+    // Everything that can be refused is looked at before something long begins.
+    let deploy = DeployFile::load(&application_of(&args.source), Some(&session.context.environment))?;
+    let signers = signers(&args.key, &session)?;
+    let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
+    let standing = look(&session, &deploy).await?;
+    let packed = packed(&args.source, &deploy, &std::env::temp_dir(), ui).await?;
+    upload(&session, &standing.stores, &packed).await?;
+    let request = Request {
+        environment: session.context.environment.clone(),
+        artifact: packed.artifact.clone(),
+        release: args.release.clone(),
+        revision: args.revision.clone().or_else(|| git_head(&args.source)),
+        serial: args.serial.clone(),
+        limit: args.limit.clone(),
+        by: actor(),
+        deploy: &deploy,
+    };
+    let signing = Signing { signers: &signers, trust: trust.as_ref() };
+    let published = publish(session.store.as_ref(), &session.keys, &signing, &request, words::now()).await;
+    follow(&args, &session, published.map_err(crate::publish::PublishError::failure)?).await
+}
+
+async fn follow(args: &Args, session: &Session, published: Published) -> Done {
+    let spec = published.spec;
+    session.ui.note(format!("published release {} (number {}, rollout {})", spec.release, spec.seq, spec.id));
+    if args.detach {
+        session.ui.out(format!("accepted release {}", spec.release))?;
+        return Ok(Exit::Done);
+    }
+    wait::to_the_end(session, Follower::new(spec.app, spec.id, spec.release, spec.by.user), args.timeout).await
+}
+
+async fn look(session: &Session, deploy: &DeployFile) -> Result<Standing, Failure> {
+    let standing = Standing::look(session.store.as_ref(), &session.keys, &deploy.app).await.map_err(|e| session.store_failure(e))?;
+    standing.admit().map_err(crate::publish::PublishError::failure)?;
+    Ok(standing)
+}
+
+fn signers(files: &[PathBuf], session: &Session) -> Result<Vec<Signer>, Failure> {
+    let data = std::env::var(DATA_VARIABLE).ok().filter(|data| !data.trim().is_empty());
+    let sources: Vec<KeySource> = match (files, data) {
+        ([], Some(data)) => vec![KeySource::Text(data)],
+        ([], None) => vec![key::source(session.context.signing_key.as_deref())?],
+        (files, _) => files.iter().map(|file| key::source(Some(file))).collect::<Result<_, _>>()?,
+    };
+    Ok(sources.iter().map(|source| Signer::read(source, key::ask_password)).collect::<Result<_, _>>()?)
+}
+
+async fn upload(session: &Session, stores: &[String], packed: &Packed) -> Result<(), Failure> {
+    let progress = session.ui.progress("uploaded", packed.artifact.size);
+    let uploader = Uploader::new(&session.context.tls)?;
+    let uploaded = uploader.ensure(stores, &packed.artifact, packed.path(), &mut |done| progress.set(done)).await;
+    let uploaded =
+        uploaded.map_err(|e| Failure::from(e).hint("nothing was published; the upload goes on where it was when you publish again"))?;
+    let line = progress.finish(packed.artifact.size);
+    session.ui.note(match uploaded {
+        Uploaded::Sent => line,
+        Uploaded::WasThere => "the artifact store has this archive already".to_owned(),
+    });
+    Ok(())
+}
+
+/// The commit that is checked out, where git knows one. A tree that differs from it is told by a `+`.
+fn git_head(source: &Path) -> Option<String> {
+    let directory = source.is_dir().then_some(source)?;
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").arg("-C").arg(directory).args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let head = git(&["rev-parse", "HEAD"]).filter(|head| !head.is_empty())?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", "."]).is_some_and(|lines| !lines.is_empty());
+    Some(if changed { format!("{head}+") } else { head })
+}

@@ -1,0 +1,106 @@
+//! `coordctl rollout status|watch APP`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use coord_proto::ids::AppName;
+use coord_proto::rollout::{RolloutSpec, RolloutState};
+use serde::Serialize;
+
+use super::wait::{self, TIMEOUT};
+use super::{Done, Global};
+use crate::exit::Exit;
+use crate::publish::follow::Follower;
+use crate::ui::{Failure, Format, Table, Ui, words};
+use crate::view::Fleet;
+
+/// `coordctl rollout …`
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The current or last rollout: batches, servers, budgets
+    Status {
+        app: AppName,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Follow the current rollout to its end; the exit code is that of `release publish`
+    Watch {
+        app: AppName,
+        /// Wait at most this long
+        #[arg(long, default_value = TIMEOUT, value_parser = humantime::parse_duration, value_name = "TIME")]
+        timeout: Duration,
+    },
+}
+
+/// A rollout, as JSON has it.
+#[derive(Debug, Serialize)]
+struct View<'a> {
+    spec: &'a RolloutSpec,
+    /// None until the coordinator saw the spec.
+    state: Option<&'a RolloutState>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// etcd does not answer, no rollout.
+pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
+    let session = global.session(ui)?;
+    let fleet = session.fleet().await?;
+    match command {
+        Command::Status { app, json } => {
+            let view = View::of(&fleet, &app)?;
+            match Format::of(json) {
+                Format::Json => ui.json(&view)?,
+                Format::Text => ui.out(view.text(&fleet, &app))?,
+            }
+            Ok(Exit::Done)
+        }
+        Command::Watch { app, timeout } => {
+            let spec = View::of(&fleet, &app)?.spec.clone();
+            wait::to_the_end(&session, Follower::new(app, spec.id, spec.release, spec.by.user), timeout).await
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    fn of(fleet: &'a Fleet, name: &AppName) -> Result<Self, Failure> {
+        let none = || Failure::new(Exit::Error, format!("there is no rollout of {name}")).hint("`coordctl release publish` begins one");
+        let app = fleet.apps.get(name).ok_or_else(none)?;
+        let spec = app.spec.as_ref().ok_or_else(none)?;
+        Ok(Self { spec, state: app.state.as_ref().filter(|state| state.id == spec.id) })
+    }
+
+    fn text(&self, fleet: &Fleet, app: &AppName) -> String {
+        let (spec, by) = (self.spec, &self.spec.by);
+        let phase = self.state.map_or("waiting for the coordinator", |s| s.phase.words());
+        let mut text = format!("rollout {} of {app}: release {} (number {}), {phase}\n", spec.id, spec.release, spec.seq);
+        text += &format!("asked for by {}@{} at {}, serial {}\n", by.user, by.host, words::time(by.at), spec.policy.serial);
+        let Some(state) = self.state else { return text };
+        if !state.reason.is_empty() {
+            text += &format!("reason: {}\n", crate::ui::table::printable(&state.reason));
+        }
+        let scope = if state.whole { "" } else { "; only some of the matching servers: stable does not move" };
+        let batch = (state.batch + 1).min(state.batches.max(1));
+        text += &format!("batch {batch} of {}{scope}\n", state.batches.max(1));
+        text += &format!("tolerates {} failed and {} unreachable\n", state.max_failed, state.max_unreachable);
+        text + &targets(fleet, app, state).render()
+    }
+}
+
+fn targets(fleet: &Fleet, app: &AppName, state: &RolloutState) -> Table {
+    let mut table = Table::new(&["BATCH", "SERVER", "OUTCOME", "RUNS", "DOES"]);
+    for target in &state.targets {
+        let status = fleet.node_app(&target.node, app).and_then(|slot| slot.status.as_ref());
+        let running = status.and_then(|s| s.running.as_ref()).map(|r| r.release.to_string());
+        let does = status.map(|s| s.failure.as_ref().map_or_else(|| s.words.clone(), |f| f.chain.join(": ")));
+        table.row([
+            (target.batch + 1).to_string(),
+            target.node.to_string(),
+            words::outcome(target.outcome).to_owned(),
+            running.unwrap_or_default(),
+            does.unwrap_or_default(),
+        ]);
+    }
+    table
+}
