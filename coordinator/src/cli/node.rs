@@ -70,7 +70,7 @@ fn table(fleet: &Fleet) -> Table {
 }
 
 fn state(node: &Node) -> String {
-    let present = if node.present() { "present" } else { "gone" };
+    let present = if node.present { "present" } else { "gone" };
     if node.cordoned { format!("{present}, cordoned") } else { present.to_owned() }
 }
 

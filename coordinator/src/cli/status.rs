@@ -118,7 +118,7 @@ impl ServerLine {
             release: status.and_then(|s| s.running.as_ref()).map(|r| r.release.clone()),
             step: status.map(|s| s.step),
             health: status.map(|s| s.health),
-            present: node.present(),
+            present: node.present,
             cordoned: node.cordoned,
             reported: status.map(|s| s.since),
             drift,

@@ -151,7 +151,8 @@ fn exclude_patterns_are_gitignores_and_gitignore_files_are_not_read() {
 
 #[test]
 fn what_servers_refuse_is_refused_with_its_path() {
-    let cases: [(&str, fn(&Path), &str); 5] = [
+    type Make = fn(&Path);
+    let cases: [(&str, Make, &str); 5] = [
         ("sub/pipe", |p| nix::unistd::mkfifo(p, nix::sys::stat::Mode::S_IRWXU).expect("fifo"), "fifo"),
         ("sub/socket", |p| drop(std::os::unix::net::UnixListener::bind(p).expect("socket")), "socket"),
         ("sub/absolute", |p| symlink("/etc/passwd", p).expect("link"), "outside the release"),
@@ -176,7 +177,7 @@ fn names_that_are_not_text_and_paths_too_deep_are_refused() {
     fs::write(root.path().join(OsStr::from_bytes(b"caf\xe9")), "x").expect("file");
     assert!(refusal(root.path(), "").contains("not UTF-8"));
     let root = dir();
-    put(root.path(), &"d/".repeat(64).trim_end_matches('/').to_owned(), "x");
+    put(root.path(), "d/".repeat(64).trim_end_matches('/'), "x");
     assert!(packed(root.path(), "").is_ok());
     put(root.path(), &format!("e/{}x", "d/".repeat(64)), "x");
     assert!(refusal(root.path(), "").contains("deeper than"));

@@ -74,7 +74,7 @@ impl Bench {
     }
 
     async fn send(&self, artifact: &Artifact, path: &Path) -> Result<Uploaded, UploadError> {
-        uploader().ensure(&[self.url.clone()], artifact, path, &mut |_| ()).await
+        uploader().ensure(std::slice::from_ref(&self.url), artifact, path, &mut |_| ()).await
     }
 }
 
@@ -83,7 +83,7 @@ async fn an_artifact_is_sent_once() {
     let bench = bench(&[]).await;
     let (artifact, path) = bench.artifact(PART_BYTES as usize * 2 + 7);
     let mut seen = Vec::new();
-    let sent = uploader().ensure(&[bench.url.clone()], &artifact, &path, &mut |n| seen.push(n)).await;
+    let sent = uploader().ensure(std::slice::from_ref(&bench.url), &artifact, &path, &mut |n| seen.push(n)).await;
     assert_eq!(sent.expect("sent"), Uploaded::Sent);
     assert_eq!(seen, [PART_BYTES, 2 * PART_BYTES, artifact.size]);
     assert_eq!(bench.store.size(&artifact.digest).await.expect("store"), Some(artifact.size));

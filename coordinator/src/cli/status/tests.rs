@@ -41,6 +41,7 @@ fn fleet() -> Fleet {
         Alive { instance: Nonce::fixed("i"), machine_id: String::new(), boot_id: String::new(), agent_version: "1".into(), since: 0 };
     let mut fleet = Fleet { fresh: true, ..Fleet::default() };
     let server = fleet.nodes.entry(node).or_default();
+    server.present = true;
     server.alive = Some(alive);
     server.apps.insert(app.clone(), NodeApp { desired: Some(desired), status: Some(status), unreadable: false });
     fleet.apps.insert(app, App::default());
@@ -60,6 +61,7 @@ fn a_server_that_runs_something_else_drifts() {
 fn a_server_that_is_gone_says_when_it_last_reported() {
     let mut fleet = fleet();
     for node in fleet.nodes.values_mut() {
+        node.present = false;
         node.alive = None;
     }
     let overview = Overview::of(&fleet, None);
