@@ -164,11 +164,11 @@ async fn a_dropped_run_leaves_nothing_behind() {
 #[tokio::test]
 async fn term_comes_first_and_kill_only_after_the_grace() {
     let dir = tempfile::tempdir().expect("dir");
-    let polite = "trap 'echo tidied; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let polite = "trap 'echo tidied; exit 0' TERM; echo up; while :; do :; done";
     let spec = CommandSpec { deadline: Duration::from_millis(500), ..spec(dir.path(), polite) };
     let end = run(spec.clone()).await.expect("run");
     assert_eq!((end.outcome, end.log_tail.as_str()), (CommandOutcome::TimedOut, "up\ntidied"));
-    let deaf = CommandSpec { argv: vec!["/bin/sh".into(), "-c".into(), "trap '' TERM; while :; do sleep 0.01; done".into()], ..spec };
+    let deaf = CommandSpec { argv: vec!["/bin/sh".into(), "-c".into(), "trap '' TERM; while :; do :; done".into()], ..spec };
     let end = run_with(deaf, Survivors::None, Duration::from_millis(100)).await.expect("run");
     assert_eq!(end.outcome, CommandOutcome::TimedOut);
 }
