@@ -154,3 +154,17 @@ async fn what_ignores_sigterm_is_killed() {
     child.stop(Duration::from_millis(50)).await;
     assert!(gone(child.pid()));
 }
+
+#[tokio::test]
+async fn what_it_started_ends_with_it() {
+    let mut child = Child::start(Path::new("sh"), &["-c".into(), "sleep 600 & echo $! >&2; exit 0".into()]).expect("started");
+    let ended = tokio::time::timeout(BOUND, child.ended()).await.expect("ended in time");
+    assert_eq!(ended, "exit status: 0");
+    let grandchild: u32 = child.last_words().parse().expect("a process id");
+    let waited = async {
+        while !gone(grandchild) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, waited).await.expect("gone in time");
+}

@@ -39,6 +39,13 @@ async fn a_slow_head_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_moves_is_closed() {
+    let bench = start(None, Router::new().route("/", get(std::future::pending::<()>))).await;
+    let waited = patience(&bench, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(waited >= IDLE_MAX && waited < IDLE_MAX * 2, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_handshake_is_cut_off() {
     coord_proto::tls::install_provider();
     let dir = tempfile::tempdir().expect("directory");
