@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn sources(stores: usize) -> Sources {
-        let bases: Vec<String> = (0..stores).map(|i| format!("https://store-{i}/artifacts/")).collect();
+        let bases: Vec<String> = (0..stores).map(|i| format!("https://store-{i}/")).collect();
         Sources::new(&bases, &Digest::of(b""))
     }
 
