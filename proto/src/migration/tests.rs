@@ -285,6 +285,7 @@ async fn a_retry_is_another_attempt_and_remembers_the_first() {
     world.settle(&first, TaskState::Failed).await;
     assert!(world.resolve(Resolution::Retry).await);
     assert_eq!(world.state().await, (TaskState::Pending, 1));
+    assert_ne!(world.view().await.record.expect("a record").0.nonce, first.nonce, "the first holder's word counts no more");
     world.claim(&second).await;
     let (record, _) = world.view().await.record.expect("a record");
     assert_eq!((record.attempt, record.holder.as_str()), (2, "web-2"));

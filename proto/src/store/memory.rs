@@ -74,6 +74,11 @@ impl MemoryStore {
         self.shared.change(|state| state.cluster = cluster);
     }
 
+    /// From now on it holds nothing and counts from the beginning, under the same id: an older backup, at its worst.
+    pub fn forget_everything(&self) {
+        self.shared.change(State::forget);
+    }
+
     fn offline(&self) -> bool {
         self.faults.offline.load(Ordering::SeqCst)
     }

@@ -103,7 +103,8 @@ fn another_environment_is_refused_although_signed() {
 fn an_oversized_manifest_is_not_even_hashed() {
     let key = key();
     let bytes = vec![b' '; MANIFEST_BYTES_MAX + 1];
-    let opened = trust(&[&key], 1).expect("a trust file").open(&bytes, &[sign(&key, &bytes)]);
+    // Unsigned: had the signatures been looked at first, they would be the error.
+    let opened = trust(&[&key], 1).expect("a trust file").open(&bytes, &[]);
     assert!(matches!(opened, Err(TrustError::Manifest(ManifestError::TooLarge { .. }))));
 }
 

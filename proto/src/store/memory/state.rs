@@ -99,6 +99,10 @@ impl State {
         Some(changes.filter(|change| key_of(change).starts_with(prefix)).cloned().collect())
     }
 
+    pub(super) fn forget(&mut self) {
+        *self = Self { cluster: self.cluster, ..Self::default() };
+    }
+
     pub(super) fn compact(&mut self, revision: Revision) {
         self.compacted = self.compacted.max(revision.min(self.revision));
         self.history.retain(|(at, _)| *at >= self.compacted);

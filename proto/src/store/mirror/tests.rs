@@ -14,7 +14,8 @@ async fn put(store: &MemoryStore, key: &str) {
 }
 
 async fn until(view: &mut View, what: impl Fn(&Mirror) -> bool) {
-    view.wait_for(|m| what(m)).await.expect("still following");
+    let hour = Duration::from_secs(3600);
+    tokio::time::timeout(hour, view.wait_for(|m| what(m))).await.expect("within the hour").expect("still following");
 }
 
 fn keys(mirror: &Mirror) -> Vec<&str> {
@@ -89,6 +90,19 @@ async fn another_cluster_is_told_and_stays_told() {
     until(&mut view, |m| m.restored && m.fresh).await;
     put(&store, "/t/b").await;
     until(&mut view, |m| m.restored && keys(m) == ["/t/a", "/t/b"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_went_back_is_told() {
+    let store = MemoryStore::new();
+    put(&store, "/t/a").await;
+    let (mut view, _stop) = start(&store);
+    until(&mut view, |m| m.fresh).await;
+    store.set_offline(true);
+    until(&mut view, |m| !m.fresh).await;
+    store.forget_everything();
+    store.set_offline(false);
+    until(&mut view, |m| m.restored && m.fresh && m.entries.is_empty()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,6 +79,18 @@ async fn time_asleep_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_later_than_the_ttl_proves_nothing() {
+    let store = MemoryStore::new();
+    // The clock is read for the grant, before the first renewal and after its reply: asleep in between.
+    let (reads, awake) = (std::sync::atomic::AtomicU32::new(0), clock());
+    let slept = move || if reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 2 { Duration::ZERO } else { TTL * 2 };
+    let began = Instant::now();
+    let session = open(&store, Arc::new(move || awake() + slept())).await;
+    session.lost().await;
+    assert!(began.elapsed() < TTL / 2, "at once, not at the next renewal");
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_ends_the_lease_and_dropping_leaves_it_to_its_ttl() {
     let store = MemoryStore::new();
     let closed = open(&store, clock()).await;
