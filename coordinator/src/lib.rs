@@ -33,7 +33,6 @@ pub mod web;
 pub mod cli;
 pub mod cli_config;
 pub mod deploy_file;
-pub mod dev;
 pub mod exit;
 pub mod pack;
 pub mod publish;
