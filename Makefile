@@ -54,7 +54,7 @@ lint:  ## format, clippy, documentation, dependencies
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps --workspace --locked
 	$(CARGO) deny check bans licenses sources
 
-test-rust:  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
+test-rust: build  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
 	$(CARGO) nextest run --workspace --locked $(ARGS)
 
 bench:  ## measurements

@@ -110,10 +110,10 @@ fn a_coordinator_that_dies_in_mid_rollout_goes_on_when_it_is_back() -> Result<()
 fn without_a_coordinator_coordctl_says_what_to_start() -> Result<()> {
     let fleet = Fleet::without_coordinator(sqlite_in)?;
     let tree = tree(&fleet)?;
-    let said = fleet.publish(tree.path(), "one", &[])?;
-    ensure!(said.code != 0 && said.says("no coordinator") && said.says("systemctl start coordinator"), "{said:?}");
-    let status = fleet.coordctl(&["status"])?;
-    ensure!(status.says("no coordinator"), "{status:?}");
+    let said = fleet.publish(tree.path(), "one", &[])?.expect_code(3)?;
+    ensure!(said.says("no coordinator runs") && said.says("systemctl start coordinator"), "{said:?}");
+    let status = fleet.coordctl(&["status"])?.expect_code(0)?;
+    ensure!(status.says("coordinator: none leads"), "{status:?}");
     Ok(())
 }
 
