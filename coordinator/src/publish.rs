@@ -191,17 +191,28 @@ impl Signing<'_> {
     }
 }
 
+/// Is this release id free? Asked before anything is packed; the transaction asks again.
+///
+/// # Errors
+/// [`PublishError::ReleaseTaken`], and the store's.
+pub async fn check_free(store: &dyn Store, keys: &KeySpace, app: &AppName, release: &ReleaseId) -> Result<(), PublishError> {
+    match read_record::<ReleaseRecord>(store, &keys.key(&Key::Release(app.clone(), release.clone()))).await? {
+        None => Ok(()),
+        Some((taken, _)) => Err(PublishError::ReleaseTaken { release: release.clone(), by: taken.by }),
+    }
+}
+
 /// The id asked for, if it is free; else the time, with `-2`, `-3`, … when others published in the same second.
 async fn free_release(store: &dyn Store, keys: &KeySpace, request: &Request<'_>, now: i64) -> Result<ReleaseId, PublishError> {
     let app = &request.deploy.app;
-    let wanted = request.release.clone().unwrap_or_else(|| ReleaseId::from_time(now));
+    if let Some(wanted) = &request.release {
+        return check_free(store, keys, app, wanted).await.map(|()| wanted.clone());
+    }
     for attempt in 1..=COLLISIONS_MAX {
-        let id = wanted.on_collision(attempt);
-        let key = keys.key(&Key::Release(app.clone(), id.clone()));
-        match (read_record::<ReleaseRecord>(store, &key).await?, &request.release) {
-            (None, _) => return Ok(id),
-            (Some((taken, _)), Some(_)) => return Err(PublishError::ReleaseTaken { release: id, by: taken.by }),
-            (Some(_), None) => {}
+        let id = ReleaseId::from_time(now).on_collision(attempt);
+        match check_free(store, keys, app, &id).await {
+            Err(PublishError::ReleaseTaken { .. }) => {}
+            other => return other.map(|()| id),
         }
     }
     Err(PublishError::Restless { app: app.clone() })

@@ -32,12 +32,14 @@ pub struct Follower {
     release: ReleaseId,
     by: String,
     said: BTreeMap<String, String>,
+    /// The last failure of each server: a server that went back reports none any more.
+    failures: BTreeMap<NodeName, String>,
 }
 
 impl Follower {
     /// Follows the rollout with this id; `by` is who asked for it.
     pub fn new(app: AppName, rollout: RolloutId, release: ReleaseId, by: String) -> Self {
-        Self { app, rollout, release, by, said: BTreeMap::new() }
+        Self { app, rollout, release, by, said: BTreeMap::new(), failures: BTreeMap::new() }
     }
 
     /// The app that is followed.
@@ -67,12 +69,22 @@ impl Follower {
         }
         let Some(state) = self.state(fleet) else { return lines };
         self.say(&mut lines, "phase", phase_line(state));
+        self.note_failures(fleet, state);
         for target in &state.targets {
             if let Some(words) = self.server_words(fleet, &target.node, target.outcome) {
                 self.say(&mut lines, target.node.as_str(), format!("  {}: {words}", target.node));
             }
         }
         lines
+    }
+
+    fn note_failures(&mut self, fleet: &Fleet, state: &RolloutState) {
+        for target in &state.targets {
+            let status = fleet.node_app(&target.node, &self.app).and_then(|slot| slot.status.as_ref());
+            if let Some(failure) = status.and_then(|s| s.failure.as_ref()).filter(|f| f.seq == state.seq) {
+                self.failures.insert(target.node.clone(), failure.chain.join(": "));
+            }
+        }
     }
 
     fn say(&mut self, lines: &mut Vec<String>, about: &str, line: String) {
@@ -171,8 +183,8 @@ impl Follower {
         for target in &state.targets {
             let status = fleet.node_app(&target.node, &self.app).and_then(|slot| slot.status.as_ref());
             let running = status.and_then(|s| s.running.as_ref()).map(|r| r.release.to_string());
-            let failure = status.and_then(|s| s.failure.as_ref()).map(|f| f.chain.join(": "));
-            let words = failure.or_else(|| status.map(|s| s.words.clone()));
+            let failed = self.failures.get(&target.node).filter(|_| target.outcome != Outcome::Done);
+            let words = failed.cloned().or_else(|| status.map(|s| s.words.clone()));
             let health = status.map(|s| words::health(s.health).to_owned());
             let cells = [Some(target.node.to_string()), Some(words::outcome(target.outcome).to_owned()), running, health, words];
             table.row(cells.into_iter().map(Option::unwrap_or_default));
@@ -190,3 +202,6 @@ fn phase_line(state: &RolloutState) -> String {
         phase => format!("{}{paused}{reason}", phase.words()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::pack::Packed;
 use crate::publish::follow::Follower;
 use crate::publish::standing::Standing;
-use crate::publish::{Published, Request, Signing, publish};
+use crate::publish::{PublishError, Published, Request, Signing, check_free, publish};
 use crate::sign::{KeySource, Signer};
 use crate::ui::{Failure, words};
 use crate::upload::{Uploaded, Uploader};
@@ -65,7 +65,7 @@ pub async fn run(args: Args, session: Session) -> Done {
     let deploy = DeployFile::load(&application_of(&args.source), Some(&session.context.environment))?;
     let signers = signers(&args.key, &session)?;
     let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
-    let standing = look(&session, &deploy).await?;
+    let standing = look(&session, &deploy, args.release.as_ref()).await?;
     let packed = packed(&args.source, &deploy, &std::env::temp_dir(), ui).await?;
     upload(&session, &standing.stores, &packed).await?;
     let request = Request {
@@ -80,7 +80,7 @@ pub async fn run(args: Args, session: Session) -> Done {
     };
     let signing = Signing { signers: &signers, trust: trust.as_ref() };
     let published = publish(session.store.as_ref(), &session.keys, &signing, &request, words::now()).await;
-    follow(&args, &session, published.map_err(crate::publish::PublishError::failure)?).await
+    follow(&args, &session, published.map_err(PublishError::failure)?).await
 }
 
 async fn follow(args: &Args, session: &Session, published: Published) -> Done {
@@ -93,9 +93,12 @@ async fn follow(args: &Args, session: &Session, published: Published) -> Done {
     wait::to_the_end(session, Follower::new(spec.app, spec.id, spec.release, spec.by.user), args.timeout).await
 }
 
-async fn look(session: &Session, deploy: &DeployFile) -> Result<Standing, Failure> {
+async fn look(session: &Session, deploy: &DeployFile, release: Option<&ReleaseId>) -> Result<Standing, Failure> {
     let standing = Standing::look(session.store.as_ref(), &session.keys, &deploy.app).await.map_err(|e| session.store_failure(e))?;
-    standing.admit().map_err(crate::publish::PublishError::failure)?;
+    standing.admit().map_err(PublishError::failure)?;
+    if let Some(release) = release {
+        check_free(session.store.as_ref(), &session.keys, &deploy.app, release).await.map_err(PublishError::failure)?;
+    }
     Ok(standing)
 }
 
