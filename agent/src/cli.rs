@@ -50,7 +50,6 @@ impl Cli {
             Command::Run(file) => service::run(Config::load(&file.config)?).await,
             Command::Config(ConfigCommand::Check(file)) => {
                 let config = Config::load(&file.config)?;
-                coord_proto::trust::Trust::load(&config.trust_file)?;
                 println!("OK: {} in {}", config.node.name, config.node.environment);
                 Ok(())
             }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use coord_proto::report::HealthState;
+use nix::errno::Errno;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,12 +37,22 @@ pub fn readiness(facts: Facts) -> Router {
     Router::new().route("/ready/{app}", get(ready)).with_state(facts)
 }
 
-/// Listens; the port is bound when this returns.
+/// Listens; the port is bound when this returns. `[::]` means every address, also on a host without IPv6.
 ///
 /// # Errors
 /// The address cannot be bound.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
+    match TcpListener::bind(address).await {
+        Err(e) if address.ip() == Ipv6Addr::UNSPECIFIED && is_no_ipv6(&e) => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
 /// Serves until stopped.
