@@ -217,3 +217,6 @@ fn undecidable(task: &TaskId, view: &View) -> Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -281,14 +281,36 @@ async fn a_loser_is_told_even_when_the_winner_has_ended_already() {
 #[tokio::test]
 async fn a_moved_stable_is_read_again_for_the_floor() {
     let store = led().await;
+    put(&store, Key::AppSeq(app()), record::encode(&SeqRecord { seq: Seq(1), created: NOW + 50 })).await;
     let other = store.another_client();
     let alice = interrupted(&store, async move {
         let release: ReleaseId = "r".parse().expect("release");
         put(&other, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release })).await;
-        put(&other, Key::AppSeq(app()), record::encode(&SeqRecord { seq: Seq(1), created: NOW + 50 })).await;
     });
     let published = publish_as(&alice, "alice", |_| ()).await.expect("published");
     assert_eq!((published.manifest.seq, published.manifest.floor, published.manifest.created), (Seq(2), Seq(1), NOW + 51));
+}
+
+#[tokio::test]
+async fn a_taken_sequence_number_is_not_taken_twice() {
+    let store = led().await;
+    let other = store.another_client();
+    let alice = interrupted(&store, async move {
+        put(&other, Key::AppSeq(app()), record::encode(&SeqRecord { seq: Seq(4), created: NOW })).await;
+    });
+    assert_eq!(publish_as(&alice, "alice", |_| ()).await.expect("published").manifest.seq, Seq(5));
+}
+
+#[tokio::test]
+async fn a_rollout_without_a_new_release_wins_too() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    end(&store, &first, RolloutPhase::Succeeded).await;
+    let other = store.another_client();
+    let spec = RolloutSpec { id: "1-again".parse().expect("rollout"), kind: RolloutKind::Rollback, by: actor("bob"), ..first.spec };
+    let alice = interrupted(&store, async move { put(&other, Key::RolloutSpec(app()), record::encode(&spec)).await });
+    let lost = publish_as(&alice, "alice", |_| ()).await.expect_err("lost");
+    assert!(matches!(lost, PublishError::Lost { .. }) && lost.to_string().contains("by bob@laptop"), "{lost}");
 }
 
 #[tokio::test(start_paused = true)]
