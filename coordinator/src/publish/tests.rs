@@ -313,6 +313,27 @@ async fn a_rollout_without_a_new_release_wins_too() {
     assert!(matches!(lost, PublishError::Lost { .. }) && lost.to_string().contains("by bob@laptop"), "{lost}");
 }
 
+#[tokio::test]
+async fn a_rollout_that_goes_on_after_all_refuses() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    end(&store, &first, RolloutPhase::Halted).await;
+    let other = store.another_client();
+    let bob = interrupted(&store, async move { end(&other, &first, RolloutPhase::Running).await });
+    assert!(matches!(publish_as(&bob, "bob", |_| ()).await, Err(PublishError::Active { .. })));
+}
+
+#[tokio::test]
+async fn a_release_id_that_is_taken_in_between_is_not_overwritten() {
+    let store = led().await;
+    let id: ReleaseId = "v1".parse().expect("release");
+    let taken = ReleaseRecord { seq: Seq(9), verdict: Verdict::Good, by: actor("bob"), notes: std::collections::BTreeMap::new() };
+    let (other, key) = (store.another_client(), Key::Release(app(), id.clone()));
+    let alice = interrupted(&store, async move { put(&other, key, record::encode(&taken)).await });
+    let refused = publish_as(&alice, "alice", |r| r.release = Some(id)).await.expect_err("refused");
+    assert!(matches!(&refused, PublishError::ReleaseTaken { by, .. } if by.user == "bob"), "{refused}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_settled_by_reading_back() {
     let store = led().await;
