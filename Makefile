@@ -13,7 +13,7 @@ target        = $(or $(CARGO_TARGET_DIR),target)
 programs      = coordctl coordinator coord-agent
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install demo test lint test-rust bench fmt clean
+.PHONY: help build release install demo test lint test-rust fmt clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -56,10 +56,6 @@ lint:  ## format, clippy, documentation, dependencies
 
 test-rust: build  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
 	$(CARGO) nextest run --workspace --locked $(ARGS)
-
-bench:  ## measurements
-	$(CARGO) build --release --locked
-	$(CARGO) run --release --locked -p coord-tests --bin bench
 
 fmt:  ## formats the code
 	$(CARGO) fmt
