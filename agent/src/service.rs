@@ -28,7 +28,7 @@ use crate::presence::{Keeper, Registration};
 use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
 use crate::source::Source;
-use crate::systemd::{SystemBus, notify, watchdog_interval};
+use crate::systemd::{SystemBus, notify, one_line, watchdog_interval};
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -153,7 +153,7 @@ async fn tell_systemd(mut words: watch::Receiver<String>, stop: CancellationToke
     let interval = watchdog_interval();
     loop {
         let status = words.borrow_and_update().clone();
-        notify(&[NotifyState::Status(&status)]);
+        notify(&[NotifyState::Status(&one_line(&status))]);
         let beat = async {
             match interval {
                 Some(interval) => tokio::time::sleep(interval).await,
