@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 use crate::config::{self, Config};
 use crate::service;
 
+mod status;
+
 /// Keeps this server on its desired release.
 #[derive(Debug, Parser)]
 #[command(name = "coord-agent", version, about)]
@@ -24,6 +26,16 @@ enum Command {
     Config(ConfigCommand),
     /// Prints the commented default configuration.
     DefaultConfig,
+    /// Prints what this server runs, from its journals; the agent need not run.
+    Status {
+        #[command(flatten)]
+        file: File,
+        /// The journals as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints the version.
+    Version,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,6 +52,11 @@ struct File {
 }
 
 impl Cli {
+    /// Does it run as a service, so that errors belong into the log?
+    pub fn is_service(&self) -> bool {
+        matches!(self.command, Command::Run(_))
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
@@ -55,6 +72,15 @@ impl Cli {
             }
             Command::DefaultConfig => {
                 print!("{}", config::DEFAULT);
+                Ok(())
+            }
+            Command::Status { file, json } => {
+                let journals = status::read(&Config::load(&file.config)?.state_dir)?;
+                print!("{}", if json { status::json(&journals) } else { status::table(&journals) });
+                Ok(())
+            }
+            Command::Version => {
+                println!("coord-agent {}", env!("CARGO_PKG_VERSION"));
                 Ok(())
             }
         }

@@ -11,13 +11,14 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> ExitCode {
     coord_proto::tls::install_provider();
     log_to_stderr();
-    match coord_agent::cli::Cli::parse().run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            tracing::error!("{}", coord_proto::chain::inline(e.as_ref()));
-            ExitCode::FAILURE
-        }
+    let cli = coord_agent::cli::Cli::parse();
+    let is_service = cli.is_service();
+    let Err(e) = cli.run().await else { return ExitCode::SUCCESS };
+    match coord_proto::chain::inline(e.as_ref()) {
+        text if is_service => tracing::error!("{text}"),
+        text => eprintln!("error: {text}"),
     }
+    ExitCode::FAILURE
 }
 
 fn log_to_stderr() {
