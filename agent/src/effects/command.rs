@@ -43,7 +43,7 @@ pub struct CommandSpec {
     /// Program and arguments; a relative path with a slash is below `cwd`, a bare name is looked up in `PATH`.
     pub argv: Vec<String>,
     pub cwd: PathBuf,
-    /// All of its environment, but for [`tree::MARK`].
+    /// All of its environment, but for `COORD_RUN`, which marks its processes.
     pub env: BTreeMap<String, String>,
     /// None: the agent's own.
     pub user: Option<UserIds>,

@@ -9,7 +9,7 @@ use crate::durable::DurableError;
 use crate::layout::facts::Outcome;
 use crate::layout::{AppDir, LayoutError};
 
-/// A release on disk, as pruning sees it. Sorted by age with [`Kept::age`].
+/// A release on disk, as pruning sees it. Sorted by age.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     pub release: ReleaseId,
