@@ -31,6 +31,8 @@ mod tree;
 
 /// A command that was told to end has this long before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
+/// `setsid daemon &` at the end of a hook: the daemon may have been forked and not yet have left the session.
+const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// How often an ending tree is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// Killed processes that are still there after so many looks hang in the kernel.
@@ -258,6 +260,10 @@ impl Running {
 
     async fn end_survivors(&mut self, outcome: CommandOutcome, survivors: Survivors) {
         let only_own_session = outcome == CommandOutcome::Exited(0) && survivors == Survivors::OwnSession;
+        let leaving_until = Instant::now() + LEAVE_GRACE;
+        while only_own_session && self.tree.any_in_session() && Instant::now() < leaving_until {
+            sleep(LOOK).await;
+        }
         for _ in 0..KILL_LOOKS_MAX {
             let killed = if only_own_session { self.tree.kill_in_session() } else { self.tree.kill() };
             if killed == 0 {

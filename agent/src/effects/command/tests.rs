@@ -192,3 +192,14 @@ async fn escape_sequences_do_not_reach_the_tail() {
     let end = run(spec(dir.path(), r"printf '\033[31mred\033[0m\n'")).await.expect("run");
     assert_eq!(end.log_tail, "[31mred[0m");
 }
+
+#[tokio::test]
+async fn a_daemon_that_leaves_the_session_late_stays() {
+    let dir = tempfile::tempdir().expect("dir");
+    // It leaves when the hook's own process is gone: the moment that a busy machine stretches.
+    let script = "(while kill -0 $$ 2>/dev/null; do :; done; exec setsid sleep 30) & echo $! >pid; exit 0";
+    run_leaving_daemons(spec(dir.path(), script)).await.expect("run");
+    let pid = written_pid(dir.path());
+    assert!(alive(pid), "killed before it could leave");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("ended");
+}

@@ -59,12 +59,22 @@ impl Tree {
         members.len()
     }
 
-    /// Kills those that share the agent's session, that is, that did not leave for one of their own; how many there were.
+    /// Kills those that did not leave for a session of their own; how many there were.
     pub fn kill_in_session(&self) -> usize {
-        let own = getsid(None).map_or(0, Pid::as_raw);
-        let members: Vec<Process> = self.members().into_iter().filter(|p| p.session == own).collect();
+        let members = self.in_session();
         signal(&members, Signal::SIGKILL);
         members.len()
+    }
+
+    /// Are there some that did not leave for a session of their own?
+    pub fn any_in_session(&self) -> bool {
+        !self.in_session().is_empty()
+    }
+
+    /// The command's session is the agent's, for it got a process group of its own and no more.
+    fn in_session(&self) -> Vec<Process> {
+        let own = getsid(None).map_or(0, Pid::as_raw);
+        self.members().into_iter().filter(|p| p.session == own).collect()
     }
 
     /// What is left now may stay.
