@@ -13,14 +13,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use coord_proto::ids::{AppName, NodeName};
+use coord_proto::coordinator::LeaderRecord;
+use coord_proto::ids::{AppName, NodeName, Seq};
 use coord_proto::keys::{Key, KeySpace};
+use coord_proto::manifest::Manifest;
 use coord_proto::migration::TaskRecord;
 use coord_proto::record::Record;
 use coord_proto::report::Status;
 use coord_proto::rollout::RolloutState;
 use coord_proto::store::etcd::EtcdStore;
 use coord_proto::store::{Store as _, read_record};
+use coord_proto::trust::Trust;
 use coordinator::pki::Role;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -117,6 +120,11 @@ impl Fleet {
         &mut self.etcd
     }
 
+    /// Starts etcd again after it was killed, and waits until it answers.
+    pub fn restart_etcd(&mut self) {
+        self.runtime.block_on(self.etcd.restart(0));
+    }
+
     /// Starts the coordinator and waits until it leads.
     ///
     /// # Errors
@@ -129,13 +137,25 @@ impl Fleet {
         let process = self.coordinator.insert(process);
         let leader = KeySpace::default().key(&Key::Leader);
         let (store, runtime) = (&self.store, &self.runtime);
+        let pid = process.pid().to_string();
         until("the coordinator leads", || {
             if let Some(status) = process.ended()? {
                 anyhow::bail!("the coordinator ended at once, {status}:\n{}", process.log_tail());
             }
-            Ok(runtime.block_on(store.read(&leader))?.entry.is_some())
+            // The record of a coordinator that died stays until its lease ends.
+            let record = runtime.block_on(read_record::<LeaderRecord>(store, &leader))?;
+            Ok(record.is_some_and(|(record, _)| record.pid.to_string() == pid))
         })
         .with_context(|| process.log_tail())
+    }
+
+    /// Waits until a coordinator leads and every server is present.
+    ///
+    /// # Errors
+    /// It does not happen in time.
+    pub fn wait_leader(&self) -> Result<()> {
+        until("a coordinator leads", || Ok(self.record::<LeaderRecord>(&Key::Leader)?.is_some()))?;
+        self.nodes.keys().try_for_each(|name| self.wait_present(name))
     }
 
     /// SIGKILL for the coordinator.
@@ -196,6 +216,11 @@ impl Fleet {
     /// `<root>/mootube` of a server.
     pub fn app_dir(&self, name: &str) -> PathBuf {
         self.nodes[name].app_dir()
+    }
+
+    /// The same for a server that is yet to be added.
+    pub fn app_dir_of_new(&self, name: &str) -> PathBuf {
+        self.dir.path().join("nodes").join(name).join("srv").join(APP)
     }
 
     /// Where a server's application answers.
@@ -269,6 +294,16 @@ impl Fleet {
     /// There is none in time; the agent's log is in the error.
     pub fn wait_status(&self, name: &str, what: &str, mut wanted: impl FnMut(&Status) -> bool) -> Result<Status> {
         until_some(format_args!("{name}: {what}"), || Ok(self.status(name)?.filter(|s| wanted(s)))).with_context(|| self.log_of(name))
+    }
+
+    /// A manifest, verified as a server verifies it.
+    ///
+    /// # Errors
+    /// There is none, or no trusted key signed it.
+    pub fn manifest(&self, seq: u64) -> Result<Manifest> {
+        let key = KeySpace::default().key(&Key::Manifest(app(), Seq(seq)));
+        let entry = self.runtime.block_on(self.store.read(&key))?.entry.with_context(|| format!("there is no {key}"))?;
+        Ok(Trust::load(&self.dir.path().join("trust.toml"))?.open_envelope(&entry.value)?)
     }
 
     /// The record of a release's migration.
