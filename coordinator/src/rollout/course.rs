@@ -8,6 +8,9 @@ use super::progress::{self, Look};
 use super::{Decision, PlanInput, Timers, begin, budget, release_words, tell};
 use crate::view::{App, ManifestFacts, TaskFacts};
 
+/// Most characters of a server's own words in a rollout's reason.
+const WORDS_MAX: usize = 400;
+
 /// The pass over one rollout.
 pub(super) struct Course<'a> {
     pub input: &'a PlanInput<'a>,
@@ -64,6 +67,14 @@ impl<'a> Course<'a> {
         self.out.events.push(format!("rollout {} of release {release} {words}", self.state.id));
     }
 
+    /// What the first failed server said. Kept with the rollout, because its status forgets it on the way back.
+    fn first_failure(&self) -> Option<String> {
+        let failed = self.state.targets.iter().filter(|t| t.outcome == Outcome::Failed);
+        let said = |node: &NodeName| self.input.fleet.node_app(node, self.input.name)?.status.as_ref()?.failure.as_ref();
+        let mut of_this = failed.filter_map(|t| Some((&t.node, said(&t.node).filter(|f| f.seq == self.state.seq)?)));
+        of_this.next().map(|(node, failure)| format!("{node}: {}", failure.chain.join(": ").chars().take(WORDS_MAX).collect::<String>()))
+    }
+
     /// Brings every target's outcome up to date.
     pub fn judge(&mut self) {
         if self.state.phase == RolloutPhase::RollingBack {
@@ -115,7 +126,10 @@ impl<'a> Course<'a> {
 
     /// Halts or turns back when a budget is spent; true if so.
     pub fn stopped_by_budget(&mut self) -> bool {
-        let Some(reason) = budget::spent(&self.state) else { return false };
+        let Some(mut reason) = budget::spent(&self.state) else { return false };
+        if let Some(why) = self.first_failure() {
+            reason = format!("{reason}; {why}");
+        }
         self.fail(reason);
         true
     }

@@ -103,7 +103,7 @@ fn a_failed_server_over_the_budget_turns_the_rollout_back() {
     assert_eq!((world.phase(), world.stable()), (P::RolledBack, Some(Seq(1))));
     assert_eq!(world.target("n1").outcome, Outcome::RolledBack);
     assert_eq!(world.target("n2").outcome, Outcome::Failed);
-    assert!(world.state().reason.contains("n2 failed; 0 tolerated"), "{}", world.state().reason);
+    assert!(world.state().reason.contains("n2 failed; 0 tolerated; n2: it broke"), "{}", world.state().reason);
 }
 
 #[test]

@@ -227,7 +227,7 @@ impl World {
             seq,
             step: Step::Probing,
             code,
-            chain: vec![],
+            chain: vec!["it broke".to_owned()],
             hint: String::new(),
             log_tail: String::new(),
             fell_back: false,
