@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use coord_proto::ids::{Digest, Generation, ReleaseId, Seq};
-use coord_proto::report::Running;
+use coord_proto::report::{Failure, Running};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{DurableError, write_file_durably};
@@ -34,6 +34,8 @@ pub struct Journal {
     pub activity: Option<Activity>,
     /// What failed, and the generation that asked for it: not tried again for that one.
     pub failed: BTreeMap<Seq, Generation>,
+    /// The last failure, and the generation that it answers.
+    pub failure: Option<(Generation, Failure)>,
     pub after_done: Option<Seq>,
     /// The `restart` wish that was obeyed last.
     pub restarted: u64,

@@ -93,7 +93,6 @@ pub struct Machine {
     /// Seqs whose `before` tasks are settled, as seen since the start.
     settled: BTreeSet<Seq>,
     in_flight: Option<Action>,
-    failure: Option<Failure>,
     health: HealthState,
     progress: Option<Progress>,
     waiting: Option<String>,
@@ -117,7 +116,6 @@ impl Machine {
             manifests: BTreeMap::new(),
             settled: BTreeSet::new(),
             in_flight: None,
-            failure: None,
             health,
             progress: None,
             waiting: None,
@@ -186,9 +184,11 @@ impl Machine {
         if self.goal.as_ref() == Some(&goal) {
             return;
         }
-        let asked_anew = self.goal.as_ref().is_none_or(|old| old.generation != goal.generation);
-        if asked_anew {
-            self.failure = None;
+        // A failure answers the generation that it met, also over a restart; asked anew, it says nothing any more.
+        if self.journal.failure.as_ref().is_some_and(|(met, _)| *met != goal.generation) {
+            self.journal.failure = None;
+        }
+        if self.goal.as_ref().is_none_or(|old| old.generation != goal.generation) {
             self.resting = false;
         }
         // Without a rollout's word the tasks of a seq are looked up again: the record decides, not this memory.
@@ -203,6 +203,10 @@ impl Machine {
     }
 
     fn on_finished(&mut self) {
+        // What passed is over.
+        if self.journal.failure.as_ref().is_some_and(|(_, f)| f.code.transient()) {
+            self.journal.failure = None;
+        }
         match self.in_flight.take() {
             Some(Action::Stage(seq)) => self.mark(seq, |facts| facts.outcome = ReleaseOutcome::Staged),
             Some(Action::Prepare(seq)) => self.mark(seq, |facts| facts.prepared = true),
@@ -263,13 +267,13 @@ impl Machine {
         self.journal.restarted = activity.restart;
         self.journal.last_healthy = Some(now);
         self.health = HealthState::Healthy;
-        self.failure = None;
+        self.journal.failure = None;
         self.prune_due = true;
     }
 
     fn returned(&mut self) {
         self.health = if self.journal.running == self.journal.last_healthy { HealthState::Healthy } else { HealthState::Unproven };
-        if let Some(failure) = &mut self.failure {
+        if let Some((_, failure)) = &mut self.journal.failure {
             failure.fell_back = true;
         }
     }
@@ -284,7 +288,7 @@ impl Machine {
             }
             _ if failure.code.transient() => {
                 self.resting = true;
-                self.failure = Some(failure);
+                self.fail(failure);
             }
             _ => self.give_up(failure),
         }
@@ -292,9 +296,16 @@ impl Machine {
 
     /// Nothing was changed that anybody sees: remember not to try this again for this generation.
     fn give_up(&mut self, failure: Failure) {
-        let generation = self.goal.as_ref().map_or(Generation(0), |g| g.generation);
-        self.journal.failed.insert(failure.seq, generation);
-        self.failure = Some(failure);
+        self.journal.failed.insert(failure.seq, self.generation());
+        self.fail(failure);
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.journal.failure = Some((self.generation(), failure));
+    }
+
+    fn generation(&self) -> Generation {
+        self.goal.as_ref().map_or(Generation(0), |g| g.generation)
     }
 
     /// A leg of the activity failed: back to what was healthy here, or stay and say so.
@@ -303,7 +314,8 @@ impl Machine {
         if activity.direction == Direction::Back {
             // The way back failed too: a person is needed; the first failure stays the one that is told.
             self.health = HealthState::Unhealthy;
-            self.failure.get_or_insert(failure);
+            let generation = self.generation();
+            self.journal.failure.get_or_insert((generation, failure));
             return;
         }
         let switched = activity.leg != Leg::Drain;
@@ -461,14 +473,18 @@ impl Machine {
             step: self.step(),
             words: self.words(),
             health: self.health,
-            generation: goal.map_or(Generation(0), |g| g.generation),
+            generation: self.generation(),
             rollout: goal.and_then(|g| g.rollout.clone()),
-            failure: self.failure.clone(),
+            failure: self.failure().cloned(),
             digest: running_facts.map(|f| f.digest.clone()),
             progress: self.progress,
             restarted: j.restarted,
             since: now,
         }
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        self.journal.failure.as_ref().map(|(_, failure)| failure)
     }
 
     fn step(&self) -> Step {
@@ -515,7 +531,7 @@ impl Machine {
 
     fn resting_words(&self) -> String {
         let on = self.journal.running.as_ref().map_or("nothing".into(), |r| r.release.to_string());
-        match &self.failure {
+        match self.failure() {
             Some(f) if f.fell_back => format!("running {on} again: {} failed", f.seq),
             Some(f) => format!("running {on}; {}", f.chain.first().map_or("the last step failed", String::as_str)),
             None => format!("running {on}"),

@@ -131,9 +131,12 @@ impl Keeper {
         };
         lost.cancel();
         self.sender.send_replace(None);
-        if !stopped {
-            warn!("the presence of {} may have ended: the store did not renew its lease in time", self.node());
+        if stopped {
+            // A restart within the lease goes unnoticed: the next start takes the key over, and a rollout in its middle counts
+            // no lost server.
+            return;
         }
+        warn!("the presence of {} may have ended: the store did not renew its lease in time", self.node());
         // Ended now, the key does not stand in the way of the next registration; unreachable, it ends by itself.
         let _ = tokio::time::timeout(Duration::from_secs(2), session.close()).await;
     }
@@ -169,3 +172,6 @@ pub fn boottime() -> Duration {
 pub fn guard(presence: &watch::Receiver<Option<Presence>>) -> Option<Guard> {
     presence.borrow().as_ref().filter(|p| !p.lost.is_cancelled()).map(|p| p.guard.clone())
 }
+
+#[cfg(test)]
+mod tests;

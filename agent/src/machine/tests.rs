@@ -235,3 +235,29 @@ fn what_was_pruned_is_forgotten() {
     m.handle(Event::Pruned(vec!["r1".parse().expect("release")]));
     assert_eq!(m.journal().releases.keys().map(ReleaseId::as_str).collect::<Vec<_>>(), ["r2"]);
 }
+
+#[test]
+fn a_failure_is_told_again_after_a_restart_and_cleared_when_asked_anew() {
+    let mut before = deployed(1);
+    let first = before.handle(Event::GoalSeen(goal(2, None, 2)));
+    play_until(&mut before, first, |a| matches!(a, Action::Probe(_)));
+    let next = before.handle(Event::Failed(failure(2, FailureCode::Unhealthy)));
+    play(&mut before, next);
+    let mut after = Machine::new("n".parse().expect("node"), "a".parse().expect("app"), before.journal().clone());
+    assert_eq!(after.handle(Event::GoalSeen(goal(2, None, 2))), None, "it is not tried again");
+    assert!(after.status(0).failure.is_some_and(|f| f.fell_back));
+    after.handle(Event::GoalSeen(goal(1, None, 3)));
+    assert_eq!(after.status(0).failure, None);
+}
+
+#[test]
+fn a_failure_that_passed_is_no_longer_told() {
+    let mut m = machine();
+    let first = m.handle(Event::GoalSeen(goal(1, None, 1)));
+    play_until(&mut m, first, |a| matches!(a, Action::Stage(_)));
+    m.handle(Event::Failed(failure(1, FailureCode::Download)));
+    assert!(m.status(0).failure.is_some());
+    m.handle(Event::RetryDue);
+    m.handle(Event::Finished);
+    assert_eq!(m.status(0).failure, None);
+}

@@ -1,0 +1,78 @@
+use std::sync::Arc;
+
+use coord_proto::ids::Nonce;
+use coord_proto::labels::Labels;
+use coord_proto::store::memory::MemoryStore;
+
+use super::*;
+
+fn registration(instance: &str) -> Registration {
+    let info = NodeInfo {
+        node: "web-1".parse().expect("node"),
+        labels: Labels::new(),
+        addresses: vec![],
+        agent_version: "0".into(),
+        apps: vec![],
+        since: 0,
+    };
+    let alive =
+        Alive { instance: Nonce::fixed(instance), machine_id: String::new(), boot_id: String::new(), agent_version: "0".into(), since: 0 };
+    Registration { info, alive, ttl: Duration::from_secs(10) }
+}
+
+fn start(store: &MemoryStore, instance: &str) -> (CancellationToken, watch::Receiver<Option<Presence>>, tokio::task::JoinHandle<()>) {
+    let stop = CancellationToken::new();
+    let (keeper, presence) = Keeper::new(Arc::new(store.clone()), KeySpace::default(), registration(instance), stop.clone());
+    (stop, presence, tokio::spawn(keeper.run()))
+}
+
+async fn held(presence: &mut watch::Receiver<Option<Presence>>) -> Guard {
+    let seen = presence.wait_for(Option::is_some).await.expect("the keeper runs");
+    seen.as_ref().expect("waited for").guard.clone()
+}
+
+async fn key_is_there(store: &MemoryStore) -> bool {
+    use coord_proto::store::Store as _;
+    let key = KeySpace::default().key(&Key::NodeAlive("web-1".parse().expect("node")));
+    store.read(&key).await.expect("read").entry.is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_within_the_lease_leaves_no_gap() {
+    let store = MemoryStore::new();
+    let (stop, mut presence, task) = start(&store, "one");
+    let first = held(&mut presence).await;
+    stop.cancel();
+    task.await.expect("ended");
+    assert!(key_is_there(&store).await, "the coordinator would count a lost server");
+    let (_stop, mut presence, _task) = start(&store, "one");
+    let second = held(&mut presence).await;
+    assert_eq!(second.created, first.created, "it is the same key, under another lease");
+    assert_ne!(second.lease, first.lease);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_instance_of_the_same_name_waits_until_the_first_is_gone() {
+    let store = MemoryStore::new();
+    let (stop, mut presence, task) = start(&store, "one");
+    let first = held(&mut presence).await;
+    let (_stop, mut other, _task) = start(&store, "two");
+    let waited = tokio::time::timeout(Duration::from_secs(60), held(&mut other)).await;
+    assert!(waited.is_err(), "two agents of one name wrote at once");
+    stop.cancel();
+    task.await.expect("ended");
+    let second = held(&mut other).await;
+    assert_ne!(second.created, first.created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_told_and_the_server_registers_again() {
+    let store = MemoryStore::new();
+    let (_stop, mut presence, _task) = start(&store, "one");
+    let first = held(&mut presence).await;
+    let lost = presence.borrow().clone().expect("held").lost;
+    store.end_lease(first.lease);
+    lost.cancelled().await;
+    presence.wait_for(Option::is_none).await.expect("told");
+    assert_ne!(held(&mut presence).await.created, first.created);
+}
