@@ -11,9 +11,8 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::lock::Guard;
 use coord_proto::report::{Alive, NodeInfo};
 use coord_proto::retry::Backoff;
-use coord_proto::store::session::{Session, SessionState};
+use coord_proto::store::session::{Session, SessionState, boottime};
 use coord_proto::store::{Compare, Outcome, SharedStore, StoreError, Transaction, read_record};
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -161,11 +160,6 @@ async fn untrusted(session: &Session, margin: Duration) {
             () = tokio::time::sleep(left) => {}
         }
     }
-}
-
-/// Time since boot, with suspend: clock_gettime(2).
-pub fn boottime() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).expect("CLOCK_BOOTTIME is in every kernel since 2.6.39")
 }
 
 /// The presence's transaction guard, or none while it is not held.

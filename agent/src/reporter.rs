@@ -7,7 +7,7 @@ use coord_proto::chain::inline;
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::report::Status;
-use coord_proto::retry::Backoff;
+use coord_proto::retry::{Backoff, after};
 use coord_proto::store::{SharedStore, StoreError, Transaction};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -44,12 +44,6 @@ impl Reporter {
                     Some(backoff.next())
                 }
             };
-            let again = async {
-                match retry {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = self.statuses.changed() => if changed.is_err() { return },
@@ -57,7 +51,7 @@ impl Reporter {
                     // A new presence may follow another instance's writes: say everything again.
                     written.clear();
                 },
-                () = again => {}
+                () = after(retry) => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use coord_proto::ids::AppName;
 use coord_proto::keys::KeySpace;
 use coord_proto::report::NodeInfo;
+use coord_proto::retry::after;
 use coord_proto::store::SharedStore;
 use coord_proto::store::etcd::EtcdStore;
 use coord_proto::store::mirror;
@@ -154,16 +155,10 @@ async fn tell_systemd(mut words: watch::Receiver<String>, stop: CancellationToke
     loop {
         let status = words.borrow_and_update().clone();
         notify(&[NotifyState::Status(&one_line(&status))]);
-        let beat = async {
-            match interval {
-                Some(interval) => tokio::time::sleep(interval).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = stop.cancelled() => return,
             changed = words.changed() => if changed.is_err() { return },
-            () = beat => notify(&[NotifyState::Watchdog]),
+            () = after(interval) => notify(&[NotifyState::Watchdog]),
         }
     }
 }

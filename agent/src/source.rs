@@ -8,7 +8,7 @@ use coord_proto::chain::inline;
 use coord_proto::desired::Desired;
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
-use coord_proto::retry::Backoff;
+use coord_proto::retry::{Backoff, after};
 use coord_proto::rollout::{RolloutSpec, StableRecord};
 use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, StoreError, read_record};
@@ -51,17 +51,11 @@ impl Source {
                     }
                 }
             };
-            let again = async {
-                match retry {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 changed = self.mirror.changed() => if changed.is_err() { return },
-                () = again => {}
+                () = after(retry) => {}
             }
         }
     }

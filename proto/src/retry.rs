@@ -41,6 +41,14 @@ impl Backoff {
     }
 }
 
+/// Waits, or for ever where there is nothing to wait for: an arm of a `select!` that is only sometimes due.
+pub async fn after(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
