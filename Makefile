@@ -13,7 +13,7 @@ target        = $(or $(CARGO_TARGET_DIR),target)
 programs      = coordctl coordinator coord-agent
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install demo test lint test-rust fmt clean
+.PHONY: help build release install demo test bench lint test-rust fmt clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -47,6 +47,11 @@ test:  ## installs what is missing, then lint and every test
 	tests/setup test
 	$(MAKE) lint
 	$(MAKE) test-rust
+
+bench:  ## what a deploy costs, beside its goals (make bench ARGS=staging; that one as root)
+	tests/setup bench
+	$(MAKE) release
+	$(CARGO) run --release --locked --package coord-tests --bin bench -- $(ARGS)
 
 lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) fmt --check

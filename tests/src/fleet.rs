@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use coord_proto::coordinator::LeaderRecord;
+use coord_proto::coordinator::{LeaderRecord, StoresRecord};
 use coord_proto::ids::{AppName, NodeName, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::manifest::Manifest;
@@ -21,7 +21,7 @@ use coord_proto::migration::TaskRecord;
 use coord_proto::record::Record;
 use coord_proto::report::Status;
 use coord_proto::rollout::RolloutState;
-use coord_proto::store::etcd::EtcdStore;
+use coord_proto::store::etcd::{EtcdConfig, EtcdStore};
 use coord_proto::store::{Store as _, read_record};
 use coord_proto::trust::Trust;
 use coordinator::pki::Role;
@@ -37,6 +37,7 @@ mod ctl;
 mod files;
 
 pub use ctl::{Publishing, Said};
+pub use files::LEASE_TTL;
 
 /// The app that fleets deploy.
 pub const APP: &str = "mootube";
@@ -113,6 +114,30 @@ impl Fleet {
     /// A directory of the test's own, removed with the fleet.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// An operator's store. It lives in [`Fleet::runtime`].
+    pub fn store(&self) -> &EtcdStore {
+        &self.store
+    }
+
+    /// Where the store's connection lives.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Base URL of the coordinator's artifacts.
+    ///
+    /// # Errors
+    /// As [`Fleet::record`]; or no coordinator announced one.
+    pub fn artifacts_url(&self) -> Result<String> {
+        let stores = self.record::<StoresRecord>(&Key::Stores)?;
+        stores.and_then(|s| s.urls.first().cloned()).context("no coordinator announced its artifacts")
+    }
+
+    /// The certificate files of `name`, issued if need be.
+    pub fn config_for(&self, name: &str, role: Role) -> EtcdConfig {
+        self.etcd.config_for(name, role)
     }
 
     /// The real etcd.

@@ -26,9 +26,10 @@ pub struct Process {
 /// # Errors
 /// It is not built: Cargo builds other packages' programs only when asked (`make build`).
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    // target/debug/deps/TEST → target/debug
-    let dir = test.ancestors().nth(2).context("the test has no directory")?;
+    let this = std::env::current_exe()?;
+    // A test is target/debug/deps/TEST, a benchmark target/release/bench.
+    let beside = this.parent().context("a program has a directory")?;
+    let dir = if beside.ends_with("deps") { beside.parent().context("deps has a parent")? } else { beside };
     let path = dir.join(name);
     ensure!(path.exists(), "{} is not there; run `make build` first", path.display());
     Ok(path)

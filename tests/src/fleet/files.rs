@@ -9,8 +9,8 @@ use coordinator::sign::{self, Protection};
 
 use super::{APP, ENVIRONMENT, Fleet, Node, OPERATOR};
 
-/// Short, so that a lost server is noticed soon; long enough for a busy machine.
-const LEASE_TTL: &str = "5s";
+/// Of agents and coordinator. Short, so that a lost server is noticed soon; long enough for a busy machine.
+pub const LEASE_TTL: &str = "5s";
 
 impl Fleet {
     /// Signing key, trust file and coordctl's configuration.
