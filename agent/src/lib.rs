@@ -26,6 +26,7 @@ pub mod durable;
 pub mod identity;
 pub mod journal;
 pub mod layout;
+pub mod memory;
 
 pub mod config;
 pub mod http;

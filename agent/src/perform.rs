@@ -140,7 +140,9 @@ impl Performer {
             progress: &progress,
         };
         let fail = |code, e: &(dyn std::error::Error + 'static)| Box::new(failure(manifest.seq, Step::Staging, code, e));
-        stage(request).await.map(|_| ()).map_err(|e| fail(e.code(), &e))
+        let staged = stage(request).await;
+        crate::memory::give_back();
+        staged.map(|_| ()).map_err(|e| fail(e.code(), &e))
     }
 
     /// Mirrors first, then what the coordinators announced. Neither is trusted: the digests are.

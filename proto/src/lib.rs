@@ -24,6 +24,7 @@ pub mod keys;
 pub mod labels;
 pub mod limits;
 pub mod lock;
+pub mod log;
 pub mod manifest;
 pub mod migration;
 pub mod record;

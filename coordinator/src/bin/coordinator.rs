@@ -1,13 +1,11 @@
 //! The coordinator: parse, log, run, exit code.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use coordinator::config::{Config, DEFAULT_FILE, DEFAULT_PATH};
-use tracing_subscriber::EnvFilter;
 
 /// Drives rollouts, keeps artifacts, shows the fleet.
 #[derive(Debug, Parser)]
@@ -44,12 +42,7 @@ enum ConfigCommand {
 
 fn main() -> ExitCode {
     coord_proto::tls::install_provider();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter())
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    coord_proto::log::to_stderr();
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -74,8 +67,4 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn filter() -> EnvFilter {
-    EnvFilter::try_from_env("COORD_LOG").unwrap_or_else(|_| EnvFilter::new("info"))
 }
