@@ -11,9 +11,10 @@ sysusersdir   = $(DESTDIR)$(PREFIX)/lib/sysusers.d
 confdir       = $(DESTDIR)$(SYSCONFDIR)/coord
 target        = $(or $(CARGO_TARGET_DIR),target)
 programs      = coordctl coordinator coord-agent
+newest_etcd   = $(abspath $(target))/etcd/newest/usr/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install demo test bench lint test-rust fmt clean
+.PHONY: help build release install demo test bench lint test-rust test-etcd fmt clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -47,6 +48,7 @@ test:  ## installs what is missing, then lint and every test
 	tests/setup test
 	$(MAKE) lint
 	$(MAKE) test-rust
+	$(MAKE) test-etcd
 
 bench:  ## what a deploy costs, beside its goals (make bench ARGS=staging; that one as root)
 	tests/setup bench
@@ -60,7 +62,16 @@ lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) deny check bans licenses sources
 
 test-rust: build  ## every test, without the set-up (make test-rust ARGS='-E "package(coord-proto)"')
+	@echo "test: on `etcd --version | head -n1`"
 	$(CARGO) nextest run --workspace --locked $(ARGS)
+
+# The store, the managed etcd, and the main job: the rest does not know which etcd it is.
+test-etcd: build  ## what speaks to etcd, on the newest one (tests/setup fetches it)
+	@if test -x $(newest_etcd)/etcd; then echo "test: on `$(newest_etcd)/etcd --version | head -n1`"; \
+	else echo "test: no etcd in $(newest_etcd); nothing was run on the newest one"; fi
+	test ! -x $(newest_etcd)/etcd || COORD_TEST_ETCD=$(newest_etcd)/etcd COORD_TEST_ETCDCTL=$(newest_etcd)/etcdctl \
+	    $(CARGO) nextest run --workspace --locked \
+	    -E 'binary(store) - test(/^memory::/) + test(three_releases_) + package(coordinator) & (test(/^managed_etcd::/) + binary(run))'
 
 fmt:  ## formats the code
 	$(CARGO) fmt

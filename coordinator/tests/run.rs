@@ -27,8 +27,9 @@ fn configure(dir: &Path, status: SocketAddr) -> std::path::PathBuf {
     let authority = Authority::create(&dir.join("pki")).expect("authority");
     let own = authority.issue(dir, "coordinator", Role::Coordinator, &["127.0.0.1"]).expect("certificate");
     let pki = format!("ca = {:?}\ncert = {:?}\nkey = {:?}\n", authority.certificate(), own.certificate, own.key);
+    let etcd = std::env::var_os("COORD_TEST_ETCD").unwrap_or_else(|| "etcd".into());
     let text = format!(
-        "[etcd]\nmanaged = true\nclient_listen = \"{}\"\npeer_listen = \"{}\"\nlease_ttl = \"2s\"\n{pki}\
+        "[etcd]\nmanaged = true\nbinary = {etcd:?}\nclient_listen = \"{}\"\npeer_listen = \"{}\"\nlease_ttl = \"2s\"\n{pki}\
          [http]\nlisten = \"{}\"\nstatus_listen = \"{status}\"\n{pki}[state]\ndir = {:?}\n",
         free_port(),
         free_port(),

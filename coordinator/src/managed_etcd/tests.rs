@@ -1,4 +1,4 @@
-//! With the etcd of this machine.
+//! With the etcd of this machine, or with the one that `COORD_TEST_ETCD` names.
 
 use std::net::TcpListener;
 
@@ -30,7 +30,7 @@ fn etcd(dir: &Path) -> ManagedEtcd {
     let authority = Authority::create(&dir.join("pki")).expect("authority");
     let own = authority.issue(dir, "coordinator", Role::Coordinator, &["127.0.0.1"]).expect("certificate");
     ManagedEtcd {
-        binary: "etcd".into(),
+        binary: std::env::var_os("COORD_TEST_ETCD").unwrap_or_else(|| "etcd".into()).into(),
         data_dir: dir.join("state/etcd"),
         client_listen: free_port(),
         peer_listen: free_port(),
