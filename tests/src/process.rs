@@ -103,3 +103,21 @@ impl Drop for Process {
         self.end();
     }
 }
+
+/// The command lines of all processes that name `dir`: what a test has left behind there.
+///
+/// # Errors
+/// There is no /proc.
+pub fn processes_in(dir: &Path) -> Result<Vec<String>> {
+    let dir = dir.to_str().context("the directory's name is not text")?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        // One that ended just now is not left behind.
+        let words = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&words).replace('\0', " ");
+        if line.contains(dir) {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
