@@ -209,8 +209,20 @@ impl Fleet {
     /// # Errors
     /// The program is missing.
     pub fn start_agent(&mut self, name: &str) -> Result<()> {
+        self.spawn_agent(name, Command::new(program("coord-agent")?))
+    }
+
+    /// The same under a tracer that stays in the background (`strace -D …`): the process is the agent's own.
+    ///
+    /// # Errors
+    /// A program is missing.
+    pub fn start_agent_under(&mut self, name: &str, mut tracer: Command) -> Result<()> {
+        tracer.arg(program("coord-agent")?);
+        self.spawn_agent(name, tracer)
+    }
+
+    fn spawn_agent(&mut self, name: &str, mut command: Command) -> Result<()> {
         let node = self.nodes.get_mut(name).with_context(|| format!("there is no node {name}"))?;
-        let mut command = Command::new(program("coord-agent")?);
         command.arg("run").arg("--config").arg(node.dir.join("agent.toml"));
         node.agent = Some(Process::start(&mut command, &node.dir.join("log"))?);
         Ok(())
