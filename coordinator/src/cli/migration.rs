@@ -5,7 +5,7 @@ use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, ReleaseId};
 use coord_proto::keys::Key;
 use coord_proto::limits::EVENT_TTL;
-use coord_proto::migration::{Head, Resolution, TaskId, TaskName, TaskRecord, TaskState, View, resolve};
+use coord_proto::migration::{Head, PastAttempt, Resolution, TaskId, TaskName, TaskRecord, TaskState, View, resolve};
 use coord_proto::store::{Outcome, StoreError, read_record};
 
 use super::{Done, Global, Session, actor};
@@ -121,12 +121,18 @@ fn text(record: &TaskRecord) -> String {
         text += &format!("  {}\n", crate::ui::table::printable(&record.detail));
     }
     for past in &record.history {
-        text += &format!("  before: attempt {} on {}: {} {}\n", past.attempt, past.holder, state_words(past.state), past.detail);
+        text += &format!("  earlier: attempt {} on {}: {}\n", past.attempt, past.holder, crate::ui::table::printable(&past_words(past)));
     }
     for line in record.log_tail.lines() {
         text += &format!("  | {}\n", crate::ui::table::printable(line));
     }
     text
+}
+
+/// What came of an attempt that another one followed: there is nothing to decide about it any more.
+fn past_words(past: &PastAttempt) -> String {
+    let state = if past.state == TaskState::Unknown { "unknown" } else { state_words(past.state) };
+    if past.detail.is_empty() { state.to_owned() } else { format!("{state}, {}", past.detail) }
 }
 
 fn state_words(state: TaskState) -> &'static str {
