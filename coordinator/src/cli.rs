@@ -28,6 +28,9 @@ pub mod rollout;
 pub mod status;
 mod wait;
 
+#[cfg(test)]
+mod sample;
+
 /// What a command comes to.
 pub type Done = Result<Exit, Failure>;
 

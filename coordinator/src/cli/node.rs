@@ -99,3 +99,31 @@ fn text(name: &NodeName, node: &Node) -> String {
     }
     lines.iter().map(|(name, value)| format!("{name:<12} {}\n", crate::ui::table::printable(value))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::sample;
+
+    #[test]
+    fn servers_in_a_table_and_one_in_full() {
+        let fleet = sample::fleet();
+        insta::assert_snapshot!(table(&fleet).render(), @r"
+        SERVER  STATE           LABELS    AGENT  ADDRESSES  APPS
+        web-1   present         role=web  0.1.0  10.0.0.1   mootube
+        web-2   gone, cordoned  role=web  0.1.0  10.0.0.1   -
+        ");
+        let name = "web-1".parse().expect("node");
+        insta::assert_snapshot!(text(&name, &fleet.nodes[&name]), @r"
+        server       web-1
+        state        present
+        labels       role=web
+        agent        0.1.0
+        addresses    10.0.0.1
+        registered   2026-11-24T12:00:00Z
+        mootube      runs 20261123101112, healthy; waits for web-2 (floor 5)
+                     failed: the app is not healthy: 503
+                       | x
+        ");
+    }
+}

@@ -104,3 +104,35 @@ fn targets(fleet: &Fleet, app: &AppName, state: &RolloutState) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::sample;
+
+    fn screen(fleet: &Fleet) -> String {
+        let app = "mootube".parse().expect("app");
+        View::of(fleet, &app).expect("a rollout").text(fleet, &app)
+    }
+
+    #[test]
+    fn a_rollout_with_its_servers_and_what_it_waits_for() {
+        let mut fleet = sample::fleet();
+        insta::assert_snapshot!(screen(&fleet), @r"
+        rollout r7 of mootube: release 20261124101112 (number 7), awaiting a decision
+        asked for by ada@laptop at 2026-11-24T12:00:00Z, serial 1, 25%
+        reason: web-2 waits
+        batch 1 of 1
+        tolerates 0 failed and 0 unreachable
+        BATCH  SERVER  OUTCOME  RUNS            DOES
+        1      web-1   done     20261123101112  the app is not healthy: 503
+        ");
+        fleet.apps.values_mut().for_each(|app| app.state = None);
+        insta::assert_snapshot!(screen(&fleet), @r"
+        rollout r7 of mootube: release 20261124101112 (number 7), waiting for the coordinator
+        asked for by ada@laptop at 2026-11-24T12:00:00Z, serial 1, 25%
+        ");
+        fleet.apps.clear();
+        assert!(View::of(&fleet, &"mootube".parse().expect("app")).is_err());
+    }
+}

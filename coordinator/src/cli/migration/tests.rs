@@ -106,3 +106,17 @@ async fn the_task_is_found_by_itself_when_only_one_waits() {
     assert_eq!(choose(&fleet, &app, &release, Some(&"after".parse().expect("task"))).expect_err("none").exit, Exit::Refused);
     assert_eq!(choose(&fleet, &app, &"r2".parse().expect("release"), None).expect_err("none").exit, Exit::Refused);
 }
+
+#[test]
+fn a_task_with_its_attempts_and_what_it_printed() {
+    let fleet = crate::cli::sample::fleet();
+    let tasks = tasks(&fleet, &task().app, &"20261124101112".parse().expect("release"));
+    insta::assert_snapshot!(text(tasks[0]), @r"
+    after.reindex: failed (attempt 2 on web-1, claimed 2026-11-24T12:00:00Z)
+      settled 2026-11-24T12:01:00Z
+      exit status 1
+      earlier: attempt 1 on web-2: unknown, signal 9
+      | no such table
+    ");
+    assert!(super::tasks(&fleet, &task().app, &task().release).is_empty());
+}

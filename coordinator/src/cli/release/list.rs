@@ -77,3 +77,20 @@ fn table(rows: &[Row<'_>]) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::sample;
+
+    #[test]
+    fn the_newest_is_first_with_its_verdict_and_servers() {
+        let fleet = sample::fleet();
+        insta::assert_snapshot!(table(&rows(&fleet, None)).render(), @r"
+        APP      RELEASE         SEQ  VERDICT      SERVERS  PUBLISHED             BY
+        mootube  20261124101112  7    good         0        2026-11-24T12:00:00Z  ada@laptop
+        mootube  20261123101112  6    bad, stable  1        2026-11-24T12:00:00Z  ada@laptop
+        ");
+        assert!(rows(&fleet, Some(&"other".parse().expect("app"))).is_empty());
+    }
+}

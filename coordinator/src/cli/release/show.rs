@@ -126,3 +126,29 @@ fn compare(file: &Path, manifest: &Manifest) -> Result<(), Failure> {
     }
     Err(Failure::refused(format!("{} has the digest {}; {} is signed", file.display(), found.digest, signed.digest)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::sample::{fixture, record};
+
+    #[test]
+    fn a_manifest_in_words() {
+        let bytes = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../proto/fixtures/manifest.v1.json"));
+        let manifest = Manifest::decode(bytes).expect("manifest");
+        insta::assert_snapshot!(text(&fixture!("release-record"), &manifest, 2), @r"
+        app          mootube
+        release      20261124101112
+        environment  production
+        sequence     7 (floor 6)
+        verdict      good
+        published    2026-11-24T12:00:00Z by ada@laptop
+        created      2026-11-24T12:00:00Z
+        revision     abc123
+        artifact     e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 (9 bytes, 20 unpacked, 3 entries)
+        signatures   2, not checked here (`coordctl release verify`)
+        rollout      serial 1, 25%, bake 10s
+        migration    bin/console migrate
+        ");
+    }
+}

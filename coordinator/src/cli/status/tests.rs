@@ -68,3 +68,12 @@ fn a_server_that_is_gone_says_when_it_last_reported() {
     assert_eq!(overview.servers[0].seen(1_060), "gone, reported 60s ago");
     assert!(Overview::of(&fleet, Some(&"other".parse().expect("app"))).servers.is_empty());
 }
+
+#[test]
+fn a_failure_is_in_the_table() {
+    let fleet = crate::cli::sample::fleet();
+    insta::assert_snapshot!(table(&Overview::of(&fleet, None), 1_795_521_660).render(), @r"
+    SERVER  APP      RELEASE         STEP                                                             HEALTH   SEEN  DRIFT
+    web-1   mootube  20261123101112  waiting for the migration (failed: the app is not healthy: 503)  healthy  now   none
+    ");
+}
