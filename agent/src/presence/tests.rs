@@ -1,18 +1,18 @@
 use std::sync::Arc;
 
 use coord_proto::ids::Nonce;
-use coord_proto::labels::Labels;
 use coord_proto::store::memory::MemoryStore;
+use coord_proto::store::read_record;
 
 use super::*;
 
 fn registration(instance: &str) -> Registration {
     let info = NodeInfo {
         node: "web-1".parse().expect("node"),
-        labels: Labels::new(),
-        addresses: vec![],
+        labels: [("role".to_owned(), "web".to_owned()), ("zone".to_owned(), "a".to_owned())].into(),
+        addresses: vec!["10.0.0.1".into()],
         agent_version: "0".into(),
-        apps: vec![],
+        apps: vec!["mootube".into()],
         since: 0,
     };
     let alive =
@@ -75,4 +75,17 @@ async fn a_lost_lease_is_told_and_the_server_registers_again() {
     lost.cancelled().await;
     presence.wait_for(Option::is_none).await.expect("told");
     assert_ne!(held(&mut presence).await.created, first.created);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_is_stands_beside_its_presence_and_outlives_it() {
+    let store = MemoryStore::new();
+    let (_stop, mut presence, _task) = start(&store, "one");
+    let lease = held(&mut presence).await.lease;
+    let key = KeySpace::default().key(&Key::NodeInfo("web-1".parse().expect("node")));
+    let (info, _) = read_record::<NodeInfo>(&store, &key).await.expect("read").expect("written with the presence");
+    assert_eq!(info, registration("one").info);
+    store.end_lease(lease);
+    let kept = read_record::<NodeInfo>(&store, &key).await.expect("read");
+    assert!(kept.is_some(), "a server that is gone is still a server of the fleet");
 }
