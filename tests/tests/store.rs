@@ -393,6 +393,30 @@ mod faults {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn on_a_frozen_member_every_question_ends_within_seconds() {
+        let dir = dir();
+        let etcd = Etcd::start(dir.path()).await;
+        let store = etcd.store();
+        let (renewed, revoked) = (store.grant(TTL).await.expect("granted"), store.grant(TTL).await.expect("granted"));
+        store.renew(renewed).await.expect("renewed");
+        etcd.freeze(0);
+        let (list, grant, renew, revoke, identity) = tokio::join!(
+            timeout(NOTICED, store.list("/t/")),
+            timeout(NOTICED, store.grant(TTL)),
+            timeout(NOTICED, store.renew(renewed)),
+            timeout(NOTICED, store.revoke(revoked)),
+            timeout(NOTICED, store.identity()),
+        );
+        let away = |answer: Result<(), StoreError>| assert!(matches!(answer, Err(StoreError::Unavailable { .. })), "{answer:?}");
+        away(list.expect("a listing that ends").map(drop));
+        away(grant.expect("a grant that ends").map(drop));
+        away(renew.expect("a renewal that ends").map(drop));
+        away(revoke.expect("a revocation that ends"));
+        away(identity.expect("an identity that ends").map(drop));
+        etcd.thaw(0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_commit_in_a_frozen_connection_is_indeterminate() {
         let dir = dir();
         let etcd = Etcd::start(dir.path()).await;
