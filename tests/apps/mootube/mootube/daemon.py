@@ -24,17 +24,19 @@ class DaemonError(Exception):
 
 
 def hold_pid_file(run_dir):
-    """Called by the server: writes its pid and keeps the file locked for as long as it lives."""
+    """Called by the server: writes its pid and keeps the file locked for as long as it lives.
+
+    A bare descriptor that nothing closes: a file object would be closed, and unlocked, while the interpreter still tidies up.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    file = open(run_dir / "mootube.pid", "a+")
+    path = run_dir / "mootube.pid"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DaemonError(f"{file.name}: another server of this directory runs") from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-    return file
+        raise DaemonError(f"{path}: another server of this directory runs") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 def running_pid(run_dir):
