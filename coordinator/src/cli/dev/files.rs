@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use coord_proto::ids::{Environment, NodeName};
+use rand::Rng as _;
 
 use crate::cli::cluster::{CTL_FILE, KEY_FILE, OPERATOR, PKI, TRUST_FILE, quoted};
 use crate::pki::{Authority, Role};
@@ -15,6 +16,10 @@ use crate::ui::Failure;
 const ENVIRONMENT: &str = "dev";
 /// Short: a server that is killed is noticed while one still looks.
 const LEASE_TTL: &str = "5s";
+/// Below those that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range): such a one may be taken before its
+/// program listens.
+const PORTS_FIRST: u16 = 10_000;
+const PORTS_COUNT: u16 = 5_000;
 const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// A fleet's files and addresses.
@@ -177,9 +182,11 @@ fn replace(path: &Path, text: &str) -> Result<(), Failure> {
 struct Ports;
 
 impl Ports {
-    /// All are held until the last is found, so that no two are the same.
+    /// All are held until the last is found, so that no two are the same; fewer when there are not so many.
     fn free(count: usize) -> std::io::Result<Vec<SocketAddr>> {
-        let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
+        let start = rand::rng().random_range(0..PORTS_COUNT);
+        let all = (0..PORTS_COUNT).map(|i| PORTS_FIRST + (start + i) % PORTS_COUNT);
+        let held: Vec<TcpListener> = all.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(count).collect();
         held.iter().map(TcpListener::local_addr).collect()
     }
 }
