@@ -27,13 +27,17 @@ pub fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "missed" }
 }
 
+/// A benchmark and its name.
+type Part = (&'static str, fn() -> Result<()>);
+
+const PARTS: [Part; 3] = [("activation", activation::run), ("staging", staging::run), ("idle", idle::run)];
+
 fn main() -> Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let parts: [(&str, fn() -> Result<()>); 3] = [("activation", activation::run), ("staging", staging::run), ("idle", idle::run)];
-    if let Some(unknown) = wanted.iter().find(|w| parts.iter().all(|(name, _)| name != w)) {
+    if let Some(unknown) = wanted.iter().find(|w| PARTS.iter().all(|(name, _)| name != w)) {
         bail!("there is no benchmark `{unknown}`; there are activation, staging and idle");
     }
-    for (name, run) in parts.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
+    for (name, run) in PARTS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)) {
         say(format_args!("== {name}"));
         run()?;
     }

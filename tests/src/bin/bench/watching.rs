@@ -14,7 +14,7 @@ use coord_tests::fleet::Fleet;
 /// A record that was written.
 pub enum Seen {
     Desired(Desired),
-    Status(Status),
+    Status(Box<Status>),
 }
 
 /// Everything that is written from now on, each with the time of its arrival here.
@@ -45,7 +45,7 @@ pub fn records(fleet: &Fleet) -> Result<Receiver<(Instant, Seen)>> {
 fn read(keys: &KeySpace, entry: &Entry) -> Option<Seen> {
     match keys.parse(&entry.key)? {
         Key::Desired(..) => entry.record().ok().map(Seen::Desired),
-        Key::Status(..) => entry.record().ok().map(Seen::Status),
+        Key::Status(..) => entry.record().ok().map(|status| Seen::Status(Box::new(status))),
         _ => None,
     }
 }
