@@ -16,13 +16,18 @@ pub fn of(name: &AppName, app: &App) -> Vec<Duty> {
 fn duty(name: &AppName, app: &App, record: &TaskRecord) -> Option<Duty> {
     let id = TaskId { app: name.clone(), release: record.release.clone(), seq: record.seq, task: record.task.clone() };
     match record.state {
-        TaskState::Claimed if app.lock.as_ref().is_none_or(|l| l.nonce != record.nonce) => Some(Duty::MarkUnknown(id)),
+        _ if lost_its_lock(app, record) => Some(Duty::MarkUnknown(id)),
         TaskState::Unknown => {
             let task = app.manifests.get(&record.seq)?.tasks.iter().find(|t| t.name == record.task)?;
             may_repeat(task, record).then_some(Duty::Retry(id))
         }
         _ => None,
     }
+}
+
+/// Is the holder's lease gone, and the record not yet marked?
+pub fn lost_its_lock(app: &App, record: &TaskRecord) -> bool {
+    record.state == TaskState::Claimed && app.lock.as_ref().is_none_or(|lock| lock.nonce != record.nonce)
 }
 
 fn may_repeat(task: &TaskFacts, record: &TaskRecord) -> bool {

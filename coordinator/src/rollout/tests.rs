@@ -385,6 +385,22 @@ fn an_unknown_migration_waits_for_a_person_and_then_goes_on() {
 }
 
 #[test]
+fn a_holder_that_is_gone_leaves_a_decision_and_no_way_back_that_hides_it() {
+    let mut world = first_batch();
+    world.task(2, "before", TaskState::Claimed, "n1");
+    world.vanish("n1");
+    world.app_mut().lock = None;
+    world.settle();
+    assert_eq!(world.phase(), P::Running, "first its record is marked");
+    world.task(2, "before", TaskState::Unknown, "n1");
+    world.settle();
+    assert_eq!(world.phase(), P::AwaitingDecision);
+    world.task(2, "before", TaskState::Succeeded, "n1");
+    world.settle();
+    assert_eq!(world.phase(), P::RolledBack, "it is away still, and none may be");
+}
+
+#[test]
 fn a_failed_migration_ends_the_rollout() {
     let mut world = first_batch();
     world.task(2, "before", TaskState::Failed, "n1");
