@@ -10,6 +10,9 @@ use crate::ui::table::printable;
 use crate::ui::{Table, words};
 use crate::view::Fleet;
 
+/// Lines of a failed hook's output that are shown; `coordctl node show` has more of them.
+const OUTPUT_LINES_MAX: usize = 20;
+
 /// How a rollout ended, for the terminal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ending {
@@ -74,6 +77,7 @@ impl Follower {
             if let Some(words) = self.server_words(fleet, &target.node, target.outcome) {
                 self.say(&mut lines, target.node.as_str(), format!("  {}: {words}", target.node));
             }
+            self.say_output(&mut lines, fleet, &target.node);
         }
         lines
     }
@@ -91,6 +95,18 @@ impl Follower {
         if self.said.get(about) != Some(&line) {
             self.said.insert(about.to_owned(), line.clone());
             lines.push(printable(&line));
+        }
+    }
+
+    /// The end of what a failed hook or task printed, once: on the way back the server's status forgets it.
+    fn say_output(&mut self, lines: &mut Vec<String>, fleet: &Fleet, node: &NodeName) {
+        let status = fleet.node_app(node, &self.app).and_then(|slot| slot.status.as_ref());
+        let status = status.filter(|s| s.rollout.as_ref() == Some(&self.rollout));
+        let Some(failure) = status.and_then(|s| s.failure.as_ref()).filter(|f| !f.log_tail.is_empty()) else { return };
+        let output: Vec<&str> = failure.log_tail.lines().collect();
+        let about = format!("output of {node}");
+        if self.said.insert(about, failure.log_tail.clone()).as_ref() != Some(&failure.log_tail) {
+            lines.extend(output[output.len().saturating_sub(OUTPUT_LINES_MAX)..].iter().map(|line| printable(&format!("    | {line}"))));
         }
     }
 

@@ -167,6 +167,20 @@ fn one_line_per_server_names_why_it_failed_even_after_it_went_back() {
 }
 
 #[test]
+fn the_end_of_a_failed_hooks_output_is_told_once() {
+    let mut follower = follower();
+    let mut fleet = fleet(state(RolloutPhase::Running, vec![target("web-1", 0, Outcome::Failed)]));
+    report(&mut fleet, "web-1", "running r6", Some("the restart hook ended with status 1"));
+    let slot = fleet.nodes.values_mut().next().and_then(|n| n.apps.get_mut(&app())).and_then(|s| s.status.as_mut()).expect("status");
+    let printed: Vec<String> = (1..=30).map(|n| format!("line\u{7} {n}")).collect();
+    slot.failure.as_mut().expect("failure").log_tail = printed.join("\n");
+    let news = follower.news(&fleet);
+    assert_eq!(news.iter().filter(|l| l.starts_with("    | line  ")).count(), 20, "{news:?}");
+    assert_eq!(news.last().map(String::as_str), Some("    | line  30"));
+    assert!(follower.news(&fleet).is_empty());
+}
+
+#[test]
 fn news_are_told_once() {
     let mut follower = follower();
     let mut seen = fleet(state(RolloutPhase::Running, vec![target("web-1", 0, Outcome::Pending)]));
