@@ -29,12 +29,16 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::etcd::Etcd;
+use crate::mount::Tmpfs;
 use crate::ports::{self, Port};
 use crate::process::{Process, program};
 use crate::wait::{until, until_some};
 
+mod begin;
 mod ctl;
 mod files;
+mod records;
+mod server;
 
 pub use ctl::{Publishing, Said};
 pub use files::LEASE_TTL;
@@ -54,6 +58,7 @@ pub struct Fleet {
     runtime: Runtime,
     ports: CoordinatorPorts,
     database_url: String,
+    mounts: Vec<Tmpfs>,
     dir: TempDir,
 }
 
@@ -106,7 +111,8 @@ impl Fleet {
         let store = runtime.block_on(async { etcd.store() });
         let ports = CoordinatorPorts { artifacts: ports::free(), status: ports::free() };
         let database_url = database_url(dir.path());
-        let fleet = Self { nodes: BTreeMap::new(), coordinator: None, etcd, store, runtime, ports, database_url, dir };
+        let (nodes, mounts) = (BTreeMap::new(), Vec::new());
+        let fleet = Self { nodes, coordinator: None, etcd, store, runtime, ports, database_url, mounts, dir };
         fleet.write_operator_files()?;
         Ok(fleet)
     }

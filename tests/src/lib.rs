@@ -3,11 +3,14 @@
 //! In reading order:
 
 pub mod etcd;
+pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod sqlite;
 pub mod wait;
 
 pub mod mootube;
 
 pub mod fleet;
+pub mod links;

@@ -1,9 +1,18 @@
 //! The sample application's tree, and the releases that tests make of it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+
+/// With the test's directory its holds are gone too: no step outlives its test.
+const STEP: &str = r#"#!/bin/sh
+step="$COORD_RELEASE.$COORD_PHASE.$COORD_ATTEMPT"
+echo "$step" >>"$COORD_SHARED_PATH/steps"
+while [ -e "$COORD_SHARED_PATH/hold.$step" ]; do sleep 0.02; done
+[ $# = 0 ] || exec "$@"
+"#;
 
 /// Where the sample application is.
 pub fn source() -> PathBuf {
@@ -56,6 +65,21 @@ impl Tree {
     pub fn remove(&self, path: &str) -> Result<()> {
         let path = self.root.join(path);
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Gives it every hook, each of which notes in `shared/steps` that it began, and waits while a test holds it
+    /// ([`crate::fleet::Fleet::hold`]); migration and health check do so before their own work.
+    ///
+    /// # Errors
+    /// The file system's, or `deploy.toml` is not as expected.
+    pub fn note_steps(&self) -> Result<()> {
+        self.write("bin/step", STEP)?;
+        fs::set_permissions(self.root.join("bin/step"), fs::Permissions::from_mode(0o755))?;
+        let step = |phase| format!("[[hooks.{phase}]]\ncommand = [\"bin/step\"]\n\n");
+        let hooks: String = ["prepare", "drain", "restart", "undrain"].map(step).concat();
+        self.edit_deploy_file("[[hooks.restart]]", &format!("{hooks}[[hooks.restart]]"))?;
+        self.edit_deploy_file("[\"bin/migrate\"]", "[\"bin/step\", \"bin/migrate\"]")?;
+        self.edit_deploy_file("[\"bin/healthcheck\"]", "[\"bin/step\", \"bin/healthcheck\"]")
     }
 
     /// Replaces text in `deploy.toml`.
