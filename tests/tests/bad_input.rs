@@ -96,25 +96,6 @@ fn what_a_stranger_signed_is_refused_by_the_server() -> Result<()> {
 }
 
 #[test]
-fn an_artifact_that_was_changed_in_the_store_is_refused() -> Result<()> {
-    let mut fleet = Fleet::start_with(sqlite_in)?;
-    let tree = quick_tree(&fleet)?;
-    // Nobody takes it yet: there is time to change it.
-    fleet.publish(tree.path(), "one", &["--detach"])?.expect_code(0)?;
-    let digest = fleet.manifest(1)?.artifact.digest.to_string();
-    let stored = find(&fleet.dir().join("coordinator/state"), &digest)?.context("the artifact is in the store")?;
-    let mut bytes = fs::read(&stored)?;
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&stored, bytes)?;
-    fleet.add_nodes(&[NODE])?;
-    let ended = fleet.wait_rollout("the rollout ended", |s| s.phase.ended())?;
-    ensure!(ended.phase != RolloutPhase::Succeeded && ended.reason.contains("signed"), "{ended:?}");
-    ensure!(fleet.currents()[NODE].is_none(), "{:?}", fleet.currents());
-    Ok(())
-}
-
-#[test]
 fn with_etcd_away_the_agent_starts_and_the_application_runs() -> Result<()> {
     let (mut fleet, tree) = one_server_on_release_one()?;
     fleet.etcd().kill(0);
@@ -145,19 +126,4 @@ fn an_unknown_key_is_told_with_file_line_and_key() -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(said.contains("line 3") && said.contains("lables"), "{said}");
     Ok(())
-}
-
-/// The file below `dir` whose name holds `text`.
-fn find(dir: &std::path::Path, text: &str) -> Result<Option<std::path::PathBuf>> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            if let Some(found) = find(&path, text)? {
-                return Ok(Some(found));
-            }
-        } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains(text)) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
