@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Fleet;
 use crate::process::program;
+use crate::wait::until;
 
 /// What a command said, and how it ended.
 #[derive(Debug, Clone)]
@@ -48,9 +49,15 @@ impl Publishing {
     /// Waits for its end.
     ///
     /// # Errors
-    /// The operating system's.
-    pub fn wait(self) -> Result<Said> {
-        Ok(self.0.wait_with_output()?.into())
+    /// It does not end in time: then it is killed, and what it said is in the error.
+    pub fn wait(mut self) -> Result<Said> {
+        let ended = until("coordctl ends", || Ok(self.0.try_wait()?.is_some()));
+        if ended.is_err() {
+            self.0.kill().ok();
+        }
+        let said = Said::from(self.0.wait_with_output()?);
+        ended.with_context(|| format!("it said {said:?}"))?;
+        Ok(said)
     }
 }
 
