@@ -1,7 +1,7 @@
 //! Artifacts and manifests that are not what was signed, while a release serves: it goes on serving, and it is said what is wrong.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +12,6 @@ use coord_proto::rollout::{ReleaseRecord, RolloutPhase, RolloutSpec, SeqRecord};
 use coord_proto::store::Transaction;
 use coord_proto::trust::Envelope;
 use coord_tests::fleet::{Fleet, app, sqlite_in};
-use coord_tests::mootube::Tree;
 
 const NODE: &str = "web-1";
 
@@ -21,14 +20,18 @@ fn failed_with(code: FailureCode) -> impl Fn(&Status) -> bool {
 }
 
 /// One server on release `one`, whose agent is away, and release `two` published; its file in the store.
-fn two_is_published_and_not_yet_taken() -> Result<(Fleet, Tree, PathBuf)> {
-    let (mut fleet, tree) = Fleet::on_release_one(&[NODE])?;
+fn two_is_published_and_not_yet_taken() -> Result<(Fleet, PathBuf)> {
+    let mut fleet = Fleet::start_with(sqlite_in)?;
+    // Its lease keeps it a member while its agent is away.
+    fleet.configure_agent(NODE, "[etcd]\nlease_ttl = \"60s\"\n")?;
+    fleet.add_nodes(&[NODE])?;
+    let tree = fleet.quick_tree()?;
+    fleet.publish(tree.path(), "one", &[])?.expect_code(0)?;
     tree.write("VERSION", "two\n")?;
-    // Its lease keeps it a member meanwhile.
     fleet.crash_agent(NODE)?;
     fleet.publish(tree.path(), "two", &["--detach"])?.expect_code(0)?;
     let stored = fleet.stored_artifact(2)?;
-    Ok((fleet, tree, stored))
+    Ok((fleet, stored))
 }
 
 /// Nothing of `two` came into being, and `one` serves.
@@ -42,7 +45,7 @@ fn expect_untouched(fleet: &Fleet) -> Result<()> {
 }
 
 /// The server says this of `two`, and takes it as soon as the right bytes are there.
-fn expect_waits_for_the_right_bytes(fleet: &mut Fleet, stored: &PathBuf, right: &[u8], words: &[String]) -> Result<()> {
+fn expect_waits_for_the_right_bytes(fleet: &mut Fleet, stored: &Path, right: &[u8], words: &[String]) -> Result<()> {
     fleet.start_agent(NODE)?;
     let status = fleet.wait_status(NODE, "says what is wrong", failed_with(FailureCode::Download))?;
     let chain = status.failure.context("a failure")?.chain.join(": ");
@@ -55,7 +58,7 @@ fn expect_waits_for_the_right_bytes(fleet: &mut Fleet, stored: &PathBuf, right: 
 
 #[test]
 fn a_truncated_artifact_is_told_with_both_lengths_and_waited_for() -> Result<()> {
-    let (mut fleet, _, stored) = two_is_published_and_not_yet_taken()?;
+    let (mut fleet, stored) = two_is_published_and_not_yet_taken()?;
     let right = fs::read(&stored)?;
     let half = right.len() as u64 / 2;
     File::options().write(true).open(&stored)?.set_len(half)?;
@@ -64,7 +67,7 @@ fn a_truncated_artifact_is_told_with_both_lengths_and_waited_for() -> Result<()>
 
 #[test]
 fn an_artifact_with_a_byte_too_many_is_told_with_both_lengths_and_waited_for() -> Result<()> {
-    let (mut fleet, _, stored) = two_is_published_and_not_yet_taken()?;
+    let (mut fleet, stored) = two_is_published_and_not_yet_taken()?;
     let right = fs::read(&stored)?;
     fs::write(&stored, [right.as_slice(), b"x"].concat())?;
     expect_waits_for_the_right_bytes(&mut fleet, &stored, &right, &[(right.len() + 1).to_string(), right.len().to_string()])
@@ -72,7 +75,7 @@ fn an_artifact_with_a_byte_too_many_is_told_with_both_lengths_and_waited_for() -
 
 #[test]
 fn an_artifact_that_was_changed_in_the_store_is_refused() -> Result<()> {
-    let (mut fleet, _, stored) = two_is_published_and_not_yet_taken()?;
+    let (mut fleet, stored) = two_is_published_and_not_yet_taken()?;
     let mut bytes = fs::read(&stored)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

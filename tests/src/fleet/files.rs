@@ -26,6 +26,16 @@ impl Fleet {
         Ok(fs::write(dir.join(MORE), tables)?)
     }
 
+    /// Adds tables to the configuration of a server that is yet to be added, as a drop-in.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn configure_agent(&self, name: &str, tables: &str) -> Result<()> {
+        let dir = self.dir().join("nodes").join(name).join("agent.d");
+        fs::create_dir_all(&dir)?;
+        Ok(fs::write(dir.join("test.toml"), tables)?)
+    }
+
     /// Signing key, trust file and coordctl's configuration.
     pub(super) fn write_operator_files(&self) -> Result<()> {
         let key = self.dir().join("release.key");
