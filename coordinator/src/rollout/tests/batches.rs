@@ -1,0 +1,158 @@
+//! Which servers, in which order, and when the next batch opens.
+
+use super::*;
+
+#[test]
+fn staging_is_told_to_all_at_once_and_changes_nothing_that_runs() {
+    let mut world = second_release();
+    let decision = world.settle();
+    assert_eq!(world.phase(), P::Staging);
+    assert!(decision.wake_after.is_some(), "staging has a deadline");
+    for node in ["n1", "n2", "n3"] {
+        let told = world.desired(node);
+        assert_eq!((told.run, told.stage, told.may_migrate), (Seq(1), Some(Seq(2)), false), "{node}");
+        assert_eq!(world.target(node).prior, Seq(1));
+    }
+}
+
+#[test]
+fn batches_follow_each_other_after_their_bake_and_stable_moves_last() {
+    let mut world = first_batch();
+    for (done, next) in [("n1", "n2"), ("n2", "n3")] {
+        world.obey(done);
+        world.settle();
+        world.pass(BAKE - Duration::from_millis(1));
+        assert!(!world.running_orders(2).contains(&next), "{next} before the bake of {done}");
+        world.pass(Duration::from_millis(1));
+        assert!(world.running_orders(2).contains(&next));
+        assert!(world.desired(next).may_migrate);
+    }
+    world.obey("n3");
+    world.settle();
+    assert_eq!(world.stable(), Some(Seq(1)), "not before the last bake");
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable(), world.verdict(2)), (P::Succeeded, Some(Seq(2)), Verdict::Good));
+    assert_eq!(world.app().history.len(), 1);
+    assert!(!world.pass(BAKE).writes(), "an ended rollout rests");
+}
+
+#[test]
+fn an_answer_to_an_older_generation_is_no_answer() {
+    let mut world = second_release();
+    world.settle();
+    world.obey_all();
+    world.status_mut("n2").generation.0 -= 1;
+    world.settle();
+    assert_eq!(world.phase(), P::Staging);
+}
+
+#[test]
+fn health_in_the_middle_of_a_switch_is_the_old_release_s() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.status_mut("n1").step = Step::Restarting;
+    world.settle();
+    assert_eq!(world.target("n1").outcome, Outcome::Pending);
+}
+
+#[test]
+fn the_first_batch_waits_for_its_promotion() {
+    let mut world = second_release();
+    world.policy().promote = Promote::Manual;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey("n1");
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.running_orders(2)), (P::AwaitingPromotion, vec!["n1"]));
+    assert_eq!(world.pass(DEADLINE * 9).wake_after, None);
+    world.wish(Verb::Promote);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1", "n2"]));
+}
+
+#[test]
+fn newcomers_share_batches_of_the_policy_s_size() {
+    let mut world = World::with_stable(3);
+    world.publish(2);
+    world.policy().serial = "2".parse().expect("serial");
+    world.settle();
+    world.join("n4");
+    world.join("n5");
+    world.settle();
+    let batches: Vec<usize> = ["n1", "n2", "n3", "n4", "n5"].iter().map(|n| world.target(n).batch).collect();
+    assert_eq!(batches, [0, 0, 1, 1, 2]);
+}
+
+#[test]
+fn a_rollout_without_servers_waits_for_the_first() {
+    let mut world = World::empty(0);
+    world.publish(1);
+    world.settle();
+    assert_eq!((world.phase(), world.stable()), (P::Staging, None));
+    assert_eq!(world.pass(DEADLINE * 2).wake_after, None);
+    world.join("n1");
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable()), (P::Succeeded, Some(Seq(1))));
+}
+
+#[test]
+fn one_zone_at_a_time() {
+    let mut world = World::with_stable(4);
+    for (node, zone) in [("n1", "b"), ("n2", "a"), ("n3", "b"), ("n4", "a")] {
+        world.label(node, "zone", zone);
+    }
+    world.publish(2);
+    world.policy().spread = Spread::Zone;
+    world.policy().serial = "3".parse().expect("serial");
+    world.settle();
+    let order: Vec<(&str, usize)> = world.state().targets.iter().map(|t| (t.node.as_str(), t.batch)).collect();
+    assert_eq!(order, [("n2", 0), ("n4", 0), ("n1", 1), ("n3", 1)]);
+}
+
+#[test]
+fn servers_that_may_migrate_come_first() {
+    let mut world = World::with_stable(3);
+    world.label("n3", "role", "db");
+    world.publish(2);
+    world.facts_mut(2).tasks[0].on = [("role".to_owned(), "db".to_owned())].into();
+    world.settle();
+    assert_eq!(world.state().targets[0].node.as_str(), "n3");
+}
+
+#[test]
+fn a_new_rollout_of_the_same_release_tries_again() {
+    let mut world = first_batch();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    let attempt = world.desired("n1").attempt;
+    world.obey_all();
+    world.settle();
+    world.respec("retry");
+    world.settle();
+    assert_eq!((world.phase(), world.desired("n1").attempt), (P::Staging, attempt + 1));
+}
+
+#[test]
+fn a_restart_is_told_once_and_awaited() {
+    let mut world = World::with_stable(1);
+    world.respec("again");
+    world.spec_mut().force_run = true;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    assert_eq!(world.desired("n1").restart, 1);
+    world.obey_all();
+    world.status_mut("n1").restarted = 0;
+    world.settle();
+    assert_eq!(world.target("n1").outcome, Outcome::Pending);
+    world.status_mut("n1").restarted = 1;
+    world.settle();
+    assert_eq!((world.target("n1").outcome, world.desired("n1").restart), (Outcome::Done, 1));
+}

@@ -1,0 +1,115 @@
+//! How a rollout ends, and what the servers are told then.
+
+use super::*;
+
+#[test]
+fn a_failed_server_over_the_budget_turns_the_rollout_back() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.settle();
+    world.pass(BAKE);
+    world.fail("n2", FailureCode::Unhealthy);
+    world.settle();
+    assert_eq!((world.phase(), world.verdict(2)), (P::RollingBack, Verdict::Bad));
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!((world.desired(node).run, world.desired(node).stage), (Seq(1), None), "{node}");
+    }
+    world.obey_all();
+    world.settle();
+    assert_eq!((world.phase(), world.stable()), (P::RolledBack, Some(Seq(1))));
+    assert_eq!(world.target("n1").outcome, Outcome::RolledBack);
+    assert_eq!(world.target("n2").outcome, Outcome::Failed);
+    assert!(world.state().reason.contains("n2 failed; 0 tolerated; n2: it broke"), "{}", world.state().reason);
+}
+
+#[test]
+fn a_server_that_does_not_return_halts_the_way_back() {
+    let mut world = first_batch();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert!(world.phase() == P::RollingBack && world.pass(DEADLINE - Duration::from_secs(1)).state.is_some());
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.phase(), P::Halted);
+    assert!(world.state().reason.contains("n1 did not return"), "{}", world.state().reason);
+}
+
+#[test]
+fn the_policy_may_leave_everything_as_it_is() {
+    let mut world = second_release();
+    world.policy().on_failure = OnFailure::Halt;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!(world.phase(), P::Halted);
+    assert_eq!((world.desired("n1").run, world.desired("n2").run, world.desired("n2").stage), (Seq(2), Seq(1), None));
+}
+
+#[test]
+fn an_abort_takes_back_what_was_told() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.wish(Verb::Abort);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Aborted, vec![]));
+    assert_eq!((world.desired("n1").run, world.desired("n2").stage), (Seq(1), None));
+}
+
+#[test]
+fn a_wish_for_another_rollout_is_not_obeyed() {
+    let mut world = first_batch();
+    world.wish(Verb::Abort);
+    world.fleet.apps.get_mut(&world.name).and_then(|a| a.wish.as_mut()).expect("wish").rollout = "other".parse().expect("id");
+    world.settle();
+    assert_eq!(world.phase(), P::Running);
+}
+
+#[test]
+fn the_very_first_release_tells_waiting_servers_to_run_nothing_yet() {
+    let mut world = World::empty(2);
+    world.publish(1);
+    world.settle();
+    let told = world.desired("n2");
+    assert_eq!((told.run, told.stage), (Seq(0), Some(Seq(1))));
+    world.obey_all();
+    world.settle();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!((world.phase(), world.desired("n1").run), (P::RolledBack, Seq(1)), "there is nothing to go back to");
+}
+
+#[test]
+fn a_newer_coordinator_s_phase_is_left_as_it_is() {
+    let mut world = first_batch();
+    world.app_mut().state.as_mut().expect("state").phase = P::Unknown;
+    assert!(!world.pass(DEADLINE).writes());
+}
+
+#[test]
+fn a_superseded_release_is_no_place_to_go_back_to() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.settle();
+    world.publish(3);
+    world.settle();
+    assert_eq!(world.app().history.values().map(|h| h.state.phase).collect::<Vec<_>>(), [P::Superseded]);
+    assert_eq!((world.target("n1").prior, world.desired("n1").run), (Seq(1), Seq(2)), "it stays until its turn");
+    world.obey_all();
+    world.settle();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!((world.phase(), world.desired("n1").run), (P::RollingBack, Seq(1)));
+}
+
+#[test]
+fn the_history_is_capped() {
+    let mut world = World::with_stable(1);
+    for number in 0..coord_proto::limits::HISTORY_MAX + 3 {
+        world.respec(&format!("r{number}"));
+        world.now += 1;
+        world.settle();
+    }
+    assert_eq!(world.app().history.len(), coord_proto::limits::HISTORY_MAX);
+    assert!(!world.app().history.contains_key(&"r0".parse::<RolloutId>().expect("id")));
+}

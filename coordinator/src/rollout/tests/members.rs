@@ -1,0 +1,102 @@
+//! Servers that come, go, are cordoned, or cannot be read; and `stable`, which the others take.
+
+use super::*;
+
+#[test]
+fn a_newcomer_in_mid_rollout_takes_stable_and_comes_last() {
+    let mut world = first_batch();
+    world.join("a-first-by-name");
+    world.settle();
+    let told = world.desired("a-first-by-name");
+    assert_eq!((told.run, told.stage, world.target("a-first-by-name").batch), (Seq(1), Some(Seq(2)), 3));
+    assert_eq!((world.state().batches, world.running_orders(2)), (4, vec!["n1"]));
+}
+
+#[test]
+fn newcomers_and_returners_take_stable_when_nothing_is_rolled_out() {
+    let mut world = World::with_stable(2);
+    world.join("n9");
+    world.settle();
+    let told = world.desired("n9");
+    assert_eq!((told.run, told.stage, told.may_migrate, told.rollout.clone()), (Seq(1), None, false, None));
+    assert!(!world.pass(Duration::ZERO).writes());
+    world.move_stable(5);
+    world.settle();
+    assert_eq!((world.desired("n9").run, world.desired("n9").generation.0), (Seq(5), 2));
+}
+
+#[test]
+fn a_canary_never_becomes_stable() {
+    let mut world = second_release();
+    world.spec_mut().limit = Some("node=n2".parse().expect("selector"));
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable(), world.running_orders(2)), (P::Succeeded, Some(Seq(1)), vec!["n2"]));
+    world.new_leader();
+    assert!(!world.pass(Duration::ZERO).writes(), "and stays on its server");
+}
+
+#[test]
+fn a_limit_that_covered_all_does_not_cover_a_newcomer_outside_it() {
+    let mut world = World::with_stable(1);
+    world.label("n1", "role", "web");
+    world.publish(2);
+    world.spec_mut().limit = Some("role=web".parse().expect("selector"));
+    world.settle();
+    assert!(world.state().whole);
+    world.join("n2");
+    for _told_staged_and_run in 0..2 {
+        world.obey_all();
+        world.settle();
+    }
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable(), world.desired("n2").run), (P::Succeeded, Some(Seq(1)), Seq(1)));
+}
+
+#[test]
+fn cordoned_servers_are_left_alone() {
+    let mut world = World::with_stable(3);
+    world.node_mut("n2").cordoned = true;
+    world.publish(2);
+    world.settle();
+    assert!(world.state().targets.iter().all(|t| t.node.as_str() != "n2"));
+    assert!(world.state().whole, "a cordoned server does not keep stable from moving");
+    world.node_mut("n3").cordoned = true;
+    world.settle();
+    assert_eq!(world.state().targets.len(), 1);
+}
+
+#[test]
+fn an_unreadable_server_keeps_stable_from_moving() {
+    let mut world = World::with_stable(2);
+    world.node_mut("n2").unreadable = true;
+    world.node_mut("n2").info = None;
+    world.publish(2);
+    world.settle();
+    assert!(!world.state().whole);
+}
+
+#[test]
+fn an_unreadable_status_is_an_unreachable_server_and_nothing_is_written_for_it() {
+    let mut world = World::with_stable(2);
+    world.slot_mut("n2").unreadable = true;
+    world.publish(2);
+    let decision = world.settle();
+    assert_eq!(world.target("n2").outcome, Outcome::Unreachable);
+    assert!(decision.desired.iter().all(|d| d.node.as_str() != "n2"));
+}
+
+#[test]
+fn an_unreadable_rollout_is_not_an_absent_one() {
+    let mut world = first_batch();
+    world.app_mut().unreadable = true;
+    let decision = world.pass(Duration::ZERO);
+    assert!(decision.blocked.is_some() && !decision.writes());
+    world.app_mut().unreadable = false;
+    world.app_mut().manifests.remove(&Seq(2));
+    assert!(world.pass(Duration::ZERO).blocked.expect("blocked").contains("manifest 2"));
+}
