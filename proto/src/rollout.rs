@@ -273,6 +273,9 @@ pub struct RolloutState {
     pub wish_revision: i64,
     #[serde(default)]
     pub paused: bool,
+    /// Were the servers told to go back? It stays so when one does not return and the way back halts.
+    #[serde(default)]
+    pub turned_back: bool,
 }
 record!(RolloutState, "rollout state", 1);
 

@@ -61,6 +61,7 @@ impl Course<'_> {
             return self.end(RolloutPhase::RolledBack, format!("{reason}; no server was switched"));
         }
         self.state.reason.clone_from(&reason);
+        self.state.turned_back = true;
         self.enter(RolloutPhase::RollingBack, &format!("turned back: {reason}"));
     }
 

@@ -51,21 +51,31 @@ fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bo
         | RolloutPhase::AwaitingPromotion
         | RolloutPhase::AwaitingDecision
         | RolloutPhase::Finishing => Some(if target.told { run_it } else { Order { stage: Some(seq), ..hold } }),
-        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted => {
-            // Nothing to go back to: it stays.
-            let back = if target.prior.0 == 0 { existing.map_or(Seq(0), |d| d.run) } else { target.prior };
-            Some(if target.told { Order { run: back, ..hold } } else { hold })
-        }
-        RolloutPhase::Halted if !target.told => Some(hold),
-        RolloutPhase::Succeeded | RolloutPhase::Halted => {
-            // It was away: it takes what is stable now, as every newcomer does.
+        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted | RolloutPhase::Halted if !target.told => Some(hold),
+        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted => Some(Order { run: back(target, existing), ..hold }),
+        // One did not return, or not yet: nobody is sent to the bad release again.
+        RolloutPhase::Halted if state.turned_back => Some(Order { run: back(target, existing), ..hold }),
+        // Left as it is, whatever it was told.
+        RolloutPhase::Halted => Some(as_before(hold.run, existing)),
+        // A server that was away takes what is stable now, as every newcomer does.
+        RolloutPhase::Succeeded => {
             let run = if target.told { seq } else { stable_of(course.app, moved(course)).unwrap_or(hold.run) };
-            let as_before = existing.filter(|d| d.run == run);
-            let (after, may_migrate) = as_before.map_or((None, false), |d| (d.after, d.may_migrate));
-            Some(Order { run, stage: None, after, may_migrate })
+            Some(as_before(run, existing))
         }
         RolloutPhase::Superseded | RolloutPhase::Unknown => None,
     }
+}
+
+/// Where the way back takes a server that was told: with nothing to go back to, it stays where it is.
+fn back(target: &Target, existing: Option<&Desired>) -> Seq {
+    if target.prior.0 > 0 { target.prior } else { existing.map_or(Seq(0), |d| d.run) }
+}
+
+/// The end changes nothing in a record that says this release already.
+fn as_before(run: Seq, existing: Option<&Desired>) -> Order {
+    let same = existing.filter(|d| d.run == run);
+    let (after, may_migrate) = same.map_or((None, false), |d| (d.after, d.may_migrate));
+    Order { run, stage: None, after, may_migrate }
 }
 
 /// What a server keeps until its turn: what it was told by this rollout, else what it runs, and never less than `stable`.

@@ -113,3 +113,41 @@ fn the_history_is_capped() {
     assert_eq!(world.app().history.len(), coord_proto::limits::HISTORY_MAX);
     assert!(!world.app().history.contains_key(&"r0".parse::<RolloutId>().expect("id")));
 }
+
+#[test]
+fn a_way_back_that_halts_tells_nobody_to_run_the_bad_release_again() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.settle();
+    world.pass(BAKE);
+    world.fail("n2", FailureCode::HookFailed);
+    world.settle();
+    world.obey("n1");
+    world.settle();
+    assert_eq!(world.phase(), P::RollingBack, "n2 is not back yet");
+    world.pass(DEADLINE);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Halted, vec![]));
+    for node in ["n1", "n2", "n3"] {
+        assert_eq!((world.desired(node).run, world.desired(node).stage), (Seq(1), None), "{node}");
+    }
+}
+
+#[test]
+fn the_way_back_is_told_to_a_server_that_could_not_be_read_until_it_had_halted() {
+    let mut world = second_release();
+    world.policy().serial = "2".parse().expect("serial");
+    world.policy().max_unreachable = Amount::Count(1);
+    world.settle();
+    world.obey_all();
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n1", "n2"]);
+    world.slot_mut("n1").unreadable = true;
+    world.fail("n2", FailureCode::HookFailed);
+    world.settle();
+    world.pass(DEADLINE);
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Halted, vec!["n1"]));
+    world.slot_mut("n1").unreadable = false;
+    world.settle();
+    assert_eq!(world.running_orders(2), Vec::<&str>::new());
+}
