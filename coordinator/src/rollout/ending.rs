@@ -60,6 +60,9 @@ impl Course<'_> {
         if !self.state.targets.iter().any(|t| t.told) {
             return self.end(RolloutPhase::RolledBack, format!("{reason}; no server was switched"));
         }
+        if self.state.targets.iter().all(|t| !t.told || t.prior.0 == 0) {
+            return self.end(RolloutPhase::Halted, format!("{reason}; there is no release to go back to, so the servers stay as they are"));
+        }
         self.state.reason.clone_from(&reason);
         self.state.turned_back = true;
         self.enter(RolloutPhase::RollingBack, &format!("turned back: {reason}"));
@@ -118,11 +121,13 @@ impl Course<'_> {
     }
 
     fn back(&self, target: &coord_proto::rollout::Target) -> Look {
-        // Never touched, or nothing to go back to.
-        if !target.told || target.prior.0 == 0 {
-            return Look::Staged;
+        match (target.told, target.prior.0) {
+            // Never touched.
+            (false, _) => Look::Staged,
+            // Nothing to go back to: it stays with a release that did not work.
+            (true, 0) => Look::Failed,
+            (true, _) => progress::returned(self.input, &self.state, target),
         }
-        progress::returned(self.input, &self.state, target)
     }
 
     /// The end: nothing more happens to this rollout.

@@ -66,7 +66,7 @@ fn a_wish_for_another_rollout_is_not_obeyed() {
 }
 
 #[test]
-fn the_very_first_release_tells_waiting_servers_to_run_nothing_yet() {
+fn the_very_first_release_tells_waiting_servers_to_run_nothing_yet_and_halts_when_it_fails() {
     let mut world = World::empty(2);
     world.publish(1);
     world.settle();
@@ -76,7 +76,9 @@ fn the_very_first_release_tells_waiting_servers_to_run_nothing_yet() {
     world.settle();
     world.fail("n1", FailureCode::HookFailed);
     world.settle();
-    assert_eq!((world.phase(), world.desired("n1").run), (P::RolledBack, Seq(1)), "there is nothing to go back to");
+    assert_eq!((world.phase(), world.desired("n1").run), (P::Halted, Seq(1)), "there is nothing to go back to");
+    assert!(world.state().reason.contains("no release to go back to"), "{}", world.state().reason);
+    assert_eq!(world.desired("n2").run, Seq(0), "n2 was not told");
 }
 
 #[test]
@@ -150,4 +152,29 @@ fn the_way_back_is_told_to_a_server_that_could_not_be_read_until_it_had_halted()
     world.slot_mut("n1").unreadable = false;
     world.settle();
     assert_eq!(world.running_orders(2), Vec::<&str>::new());
+}
+
+#[test]
+fn one_server_with_nothing_to_go_back_to_is_no_way_back() {
+    let mut world = World::empty(2);
+    world.publish(1);
+    world.spec_mut().limit = Some("node=n1".parse().expect("selector"));
+    for _staged_and_run in 0..2 {
+        world.settle();
+        world.obey_all();
+    }
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable()), (P::Succeeded, None));
+    world.publish(2);
+    world.policy().serial = "100%".parse().expect("serial");
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.fail("n2", FailureCode::HookFailed);
+    world.settle();
+    world.obey("n1");
+    world.settle();
+    assert_eq!((world.phase(), world.desired("n1").run, world.desired("n2").run), (P::Halted, Seq(1), Seq(2)));
+    assert!(world.state().reason.contains("n2 did not return"), "{}", world.state().reason);
 }
