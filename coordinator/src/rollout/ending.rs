@@ -77,6 +77,11 @@ impl Course<'_> {
     /// An operator ends it: what was told goes back, as far as the migrations allow.
     pub fn abort(&mut self, by: &str) {
         self.timers.rest();
+        // Every server runs it, and `stable` may name it already: only what was left to do is dropped.
+        let forward = matches!(self.state.phase, RolloutPhase::Finishing | RolloutPhase::AwaitingDecision);
+        if forward && self.after_last_batch() {
+            return self.end(RolloutPhase::Halted, format!("aborted {by}; its after tasks did not run"));
+        }
         match self.bar() {
             Some(bar) => self.end(RolloutPhase::Halted, format!("aborted {by}; {bar}")),
             None => self.end(RolloutPhase::Aborted, format!("aborted {by}")),

@@ -178,3 +178,23 @@ fn one_server_with_nothing_to_go_back_to_is_no_way_back() {
     assert_eq!((world.phase(), world.desired("n1").run, world.desired("n2").run), (P::Halted, Seq(1), Seq(2)));
     assert!(world.state().reason.contains("n2 did not return"), "{}", world.state().reason);
 }
+
+#[test]
+fn an_abort_of_the_after_tasks_moves_no_server() {
+    let mut world = World::with_stable(2);
+    world.publish(2);
+    world.add_task(2, "after");
+    world.policy().serial = "100%".parse().expect("serial");
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.stable()), (P::Finishing, Some(Seq(2))));
+    world.wish(Verb::Abort);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Halted, vec!["n1", "n2"]));
+    assert_eq!(world.state().reason, "aborted by ann; its after tasks did not run");
+    assert_eq!(world.verdict(2), Verdict::Good);
+}
