@@ -161,7 +161,7 @@ impl<'a> Course<'a> {
         let failed = self.records(phase).find_map(|(_, r)| r.filter(|r| r.state == TaskState::Failed)).cloned();
         if let Some(record) = failed {
             let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
-            self.fail_by_task(format!("the task `{}` failed on {}{detail}", record.task, record.holder));
+            self.fail_by_task(phase, format!("the task `{}` failed on {}{detail}", record.task, record.holder));
             return true;
         }
         // The holder's presence went with its lock. The record is marked first: the way back that an unreachable server asks for would

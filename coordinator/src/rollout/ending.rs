@@ -68,8 +68,11 @@ impl Course<'_> {
         self.enter(RolloutPhase::RollingBack, &format!("turned back: {reason}"));
     }
 
-    /// A run-once task failed: the release is bad, whatever the servers say.
-    pub fn fail_by_task(&mut self, reason: String) {
+    /// A run-once task failed. Before the switch the release is bad, whatever the servers say; after it, they run it and it works.
+    pub fn fail_by_task(&mut self, phase: Phase, reason: String) {
+        if phase == Phase::After {
+            return self.end(RolloutPhase::Halted, reason);
+        }
         self.fail(reason);
         self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
     }

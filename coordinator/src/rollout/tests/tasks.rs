@@ -108,4 +108,5 @@ fn a_failed_after_task_halts_and_takes_nothing_back() {
     world.task(2, "after", TaskState::Failed, "n1");
     world.settle();
     assert_eq!((world.phase(), world.desired("n1").run), (P::Halted, Seq(2)));
+    assert_eq!((world.verdict(2), world.stable()), (Verdict::Good, Some(Seq(2))), "the servers run it and it works");
 }
