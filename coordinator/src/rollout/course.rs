@@ -41,7 +41,9 @@ impl<'a> Course<'a> {
     pub fn decide(mut self) -> Decision {
         self.state.batch_elapsed = self.timers.stored(self.state.batch_elapsed);
         self.out.desired = tell::all(&self);
-        if !self.state.phase.ended() {
+        // While it is paused nothing happens by time alone; a way back goes on.
+        let held = self.state.paused && self.state.phase != RolloutPhase::RollingBack;
+        if !self.state.phase.ended() && !held {
             self.out.wake_after = self.timers.next(&self.spec.policy, self.state.batch_elapsed);
         }
         let told: u64 = self.out.desired.iter().filter(|d| d.rollout.as_ref() == Some(&self.state.id)).map(|_| 1).sum();

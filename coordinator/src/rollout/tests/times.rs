@@ -107,3 +107,23 @@ fn while_the_store_was_away_nothing_baked_and_no_deadline_ran() {
     world.pass(BAKE);
     assert_eq!(world.running_orders(2), ["n1"]);
 }
+
+#[test]
+fn a_paused_batch_that_is_baked_does_not_wake_the_leader() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.settle();
+    world.wish(Verb::Pause);
+    world.settle();
+    assert_eq!(world.pass(BAKE).wake_after, None);
+}
+
+#[test]
+fn the_way_back_of_a_paused_rollout_keeps_its_deadline() {
+    let mut world = first_batch();
+    world.wish(Verb::Pause);
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!(world.phase(), P::RollingBack);
+    assert!(world.pass(Duration::ZERO).wake_after.is_some());
+}
