@@ -39,6 +39,7 @@ impl<'a> Course<'a> {
 
     /// The decision at the end of the pass.
     pub fn decide(mut self) -> Decision {
+        self.timers.keep_for(&self.state);
         self.state.batch_elapsed = self.timers.stored(self.state.batch_elapsed);
         self.out.desired = tell::all(&self);
         // While it is paused nothing happens by time alone; a way back goes on.

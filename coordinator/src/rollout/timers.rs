@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coord_proto::ids::RolloutId;
-use coord_proto::rollout::{RolloutPolicy, RolloutState};
+use coord_proto::rollout::{RolloutPhase, RolloutPolicy, RolloutState};
 
 /// The open time is stored when it has grown by this much, so that a new leader does not grant the whole deadline again.
 pub const CHECKPOINT: Duration = Duration::from_secs(30);
@@ -11,7 +11,7 @@ pub const CHECKPOINT: Duration = Duration::from_secs(30);
 /// How long the open batch (or staging, or the way back) has been open, and healthy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Timers {
-    rollout: Option<RolloutId>,
+    of: Option<Stretch>,
     /// Without migration and pause time.
     pub(super) open: Duration,
     /// None: not healthy now. A new leader begins again with zero.
@@ -19,11 +19,27 @@ pub struct Timers {
     counting: bool,
 }
 
+/// What is timed: one batch, staging, or the way back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stretch {
+    rollout: RolloutId,
+    phase: RolloutPhase,
+    batch: usize,
+}
+
+impl Stretch {
+    fn of(state: &RolloutState) -> Self {
+        Self { rollout: state.id.clone(), phase: state.phase, batch: state.batch }
+    }
+}
+
 impl Timers {
     /// The timers as of now: `elapsed` later, or a new leader's for this state.
+    ///
+    /// A state that was written and whose answer was lost is news too: the time of the stretch before is not its own.
     pub(super) fn resumed(&self, state: &RolloutState, elapsed: Duration) -> Self {
-        if self.rollout.as_ref() != Some(&state.id) {
-            return Self { rollout: Some(state.id.clone()), open: Duration::from_secs(state.batch_elapsed), ..Self::default() };
+        if self.of.as_ref() != Some(&Stretch::of(state)) {
+            return Self { of: Some(Stretch::of(state)), open: Duration::from_secs(state.batch_elapsed), ..Self::default() };
         }
         let open = if self.counting { self.open + elapsed } else { self.open };
         Self { open, healthy: self.healthy.map(|h| h + elapsed), ..self.clone() }
@@ -33,6 +49,11 @@ impl Timers {
     #[must_use]
     pub fn doubted(&self) -> Self {
         Self { healthy: None, counting: false, ..self.clone() }
+    }
+
+    /// They belong to this state from now on.
+    pub(super) fn keep_for(&mut self, state: &RolloutState) {
+        self.of = Some(Stretch::of(state));
     }
 
     /// A batch opens.

@@ -127,3 +127,31 @@ fn the_way_back_of_a_paused_rollout_keeps_its_deadline() {
     assert_eq!(world.phase(), P::RollingBack);
     assert!(world.pass(Duration::ZERO).wake_after.is_some());
 }
+
+#[test]
+fn the_open_time_of_one_batch_is_not_counted_for_the_next_whose_answer_was_lost() {
+    let mut world = first_batch();
+    world.pass(DEADLINE - Duration::from_secs(60));
+    world.obey("n1");
+    world.settle();
+    let before = world.timers.clone();
+    world.pass(BAKE);
+    assert_eq!(world.running_orders(2), ["n1", "n2"]);
+    // The state is stored, and the leader never heard of it.
+    world.timers = before;
+    world.pass(Duration::from_secs(120));
+    world.pass(Duration::from_secs(120));
+    assert_eq!(world.phase(), P::Running);
+}
+
+#[test]
+fn a_way_back_whose_answer_was_lost_has_its_whole_deadline() {
+    let mut world = first_batch();
+    world.pass(DEADLINE - Duration::from_secs(1));
+    let before = world.timers.clone();
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.phase(), P::RollingBack);
+    world.timers = before;
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.phase(), P::RollingBack);
+}
