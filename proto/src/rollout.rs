@@ -273,6 +273,9 @@ pub struct RolloutState {
     pub wish_revision: i64,
     #[serde(default)]
     pub paused: bool,
+    /// Did an operator promote the first batch?
+    #[serde(default)]
+    pub promoted: bool,
     /// Were the servers told to go back? It stays so when one does not return and the way back halts.
     #[serde(default)]
     pub turned_back: bool,

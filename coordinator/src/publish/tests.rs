@@ -92,6 +92,7 @@ async fn end(store: &dyn Store, published: &Published, phase: RolloutPhase) {
         ended_at: None,
         wish_revision: 0,
         paused: false,
+        promoted: false,
         turned_back: false,
     };
     put(store, Key::RolloutState(app()), record::encode(&state)).await;

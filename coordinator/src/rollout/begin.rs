@@ -34,6 +34,7 @@ pub fn first_state(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: 
         // A wish names its rollout: one that was there before this one is not for it.
         wish_revision: 0,
         paused: false,
+        promoted: false,
         turned_back: false,
     };
     state.whole = batches::covers_all(input, facts, &state);

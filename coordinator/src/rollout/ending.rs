@@ -14,12 +14,23 @@ impl Course<'_> {
     pub fn leave_batch(&mut self) {
         let next = self.state.batch + 1;
         let more = (next..self.state.batches).any(|b| self.pending_in(b) > 0);
-        if more && self.state.batch == 0 && self.spec.policy.promote == Promote::Manual {
+        // The first one that opened: its number may be higher, when all servers of those before it are away.
+        if more && !self.state.promoted && self.spec.policy.promote == Promote::Manual {
             self.timers.rest();
-            self.state.reason = format!("the first batch is healthy; type: coordctl rollout promote {}", self.input.name);
+            self.state.reason = format!("{}; type: coordctl rollout promote {}", self.first_batch_words(), self.input.name);
             return self.enter(RolloutPhase::AwaitingPromotion, "waits for its promotion");
         }
         self.open_batch_from(next);
+    }
+
+    fn first_batch_words(&self) -> String {
+        let late: Vec<&str> =
+            self.state.batch_targets(self.state.batch).filter(|t| t.outcome != Outcome::Done).map(|t| t.node.as_str()).collect();
+        if late.is_empty() {
+            "the first batch is healthy".to_owned()
+        } else {
+            format!("the first batch is over, without {}", late.join(", "))
+        }
     }
 
     /// After the last batch, within the budgets.

@@ -23,6 +23,7 @@ impl Course<'_> {
                 self.note(&format!("was resumed {by}"));
             }
             Verb::Promote if self.state.phase == RolloutPhase::AwaitingPromotion => {
+                self.state.promoted = true;
                 self.note(&format!("was promoted {by}"));
                 self.open_batch_from(self.state.batch + 1);
             }

@@ -45,6 +45,7 @@ fn state(phase: RolloutPhase, targets: Vec<Target>) -> RolloutState {
         ended_at: None,
         wish_revision: 0,
         paused: false,
+        promoted: false,
         turned_back: false,
     }
 }

@@ -156,3 +156,44 @@ fn a_restart_is_told_once_and_awaited() {
     world.settle();
     assert_eq!((world.target("n1").outcome, world.desired("n1").restart), (Outcome::Done, 1));
 }
+
+#[test]
+fn the_first_batch_that_opened_waits_for_its_promotion_whatever_its_number() {
+    let mut world = second_release();
+    world.policy().promote = Promote::Manual;
+    world.policy().max_unreachable = Amount::Count(1);
+    world.vanish("n1");
+    world.settle();
+    world.obey_all();
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n2"]);
+    world.obey("n2");
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.running_orders(2)), (P::AwaitingPromotion, vec!["n2"]));
+    world.wish(Verb::Promote);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n2", "n3"]));
+    world.join("n4");
+    world.settle();
+    for done in ["n3", "n4"] {
+        world.obey_all();
+        world.settle();
+        world.pass(BAKE);
+        assert_ne!(world.phase(), P::AwaitingPromotion, "{done}: one promotion is enough");
+    }
+}
+
+#[test]
+fn a_first_batch_that_failed_within_the_budget_is_not_called_healthy() {
+    let mut world = second_release();
+    world.policy().promote = Promote::Manual;
+    world.policy().max_failed = Amount::Count(1);
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.fail("n1", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!(world.phase(), P::AwaitingPromotion);
+    assert_eq!(world.state().reason, "the first batch is over, without n1; type: coordctl rollout promote mootube");
+}

@@ -158,6 +158,7 @@ fn state(phase: RolloutPhase, release: (u64, &str), ended_at: Option<i64>) -> Ro
         ended_at,
         wish_revision: 0,
         paused: false,
+        promoted: false,
         turned_back: false,
     }
 }
