@@ -31,6 +31,7 @@ mod budget;
 mod course;
 mod duties;
 mod ending;
+mod names;
 mod progress;
 mod tell;
 mod timers;
@@ -201,7 +202,7 @@ impl Course<'_> {
             return self.end(RolloutPhase::Succeeded, String::new());
         }
         let late = self.not_done();
-        self.state.reason = if late.is_empty() { String::new() } else { format!("the after tasks wait for {}", late.join(", ")) };
+        self.state.reason = if late.is_empty() { String::new() } else { format!("the after tasks wait for {}", names::short(&late)) };
     }
 
     fn fail_if_spent(&mut self) {

@@ -6,15 +6,15 @@ use coord_proto::ids::{NodeName, Seq};
 use coord_proto::migration::Phase;
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Spread, Target, Verdict};
 
-use super::PlanInput;
 use super::course::Course;
+use super::{PlanInput, names};
 use crate::view::{App, ManifestFacts, Node};
 
 /// The targets at the start, in their order. A known server without presence is one too: unreachable.
 pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &ManifestFacts) -> Vec<Target> {
     let mut nodes: Vec<(&NodeName, &Node)> = input.fleet.nodes.iter().filter(|(_, n)| wanted(input, spec, facts, n)).collect();
     nodes.sort_by_cached_key(|(name, node)| order(spec, facts, name, node));
-    let (total, mut targets) = (nodes.len(), Vec::new());
+    let (total, mut targets, good) = (nodes.len(), Vec::new(), good_seqs(app));
     let mut zone = None;
     let (mut batch, mut room) = (0, spec.policy.serial.size(0, total));
     for (name, node) in nodes {
@@ -26,7 +26,7 @@ pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Mani
         }
         zone = Some(next_zone);
         room -= 1;
-        targets.push(target(input, app, name, batch));
+        targets.push(target(input, app, &good, name, batch));
     }
     targets
 }
@@ -45,18 +45,21 @@ fn spread_zone(spec: &RolloutSpec, node: &Node) -> String {
     }
 }
 
-fn target(input: &PlanInput<'_>, app: &App, name: &NodeName, batch: usize) -> Target {
-    Target { node: name.clone(), batch, prior: prior(input, app, name), told: false, outcome: Outcome::Pending }
+fn target(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeName, batch: usize) -> Target {
+    Target { node: name.clone(), batch, prior: prior(input, app, good, name), told: false, outcome: Outcome::Pending }
 }
 
 /// Where a rollback takes a server: to the good release that it runs, else to `stable`; 0 when there is neither.
 ///
 /// A release that a superseded rollout left there unproven is no place to go back to.
-fn prior(input: &PlanInput<'_>, app: &App, name: &NodeName) -> Seq {
+fn prior(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeName) -> Seq {
     let stable = app.stable.as_ref().map_or(Seq(0), |s| s.seq);
     let running = input.fleet.node_app(name, input.name).and_then(|s| s.status.as_ref()?.running.as_ref());
-    let good = |seq: Seq| app.releases.values().any(|r| r.seq == seq && r.verdict == Verdict::Good);
-    running.map(|r| r.seq).filter(|&seq| seq >= stable && good(seq)).unwrap_or(stable)
+    running.map(|r| r.seq).filter(|seq| *seq >= stable && good.contains(seq)).unwrap_or(stable)
+}
+
+fn good_seqs(app: &App) -> BTreeSet<Seq> {
+    app.releases.values().filter(|r| r.verdict == Verdict::Good).map(|r| r.seq).collect()
 }
 
 /// Does the server belong into this rollout?
@@ -82,8 +85,10 @@ impl Course<'_> {
             return;
         }
         self.drop_leavers();
-        self.readmit_returners();
-        self.append_newcomers();
+        let newcomers = self.newcomers();
+        let mut joining = self.take_out_returners();
+        joining.extend(newcomers);
+        self.append(&joining);
     }
 
     fn drop_leavers(&mut self) {
@@ -92,52 +97,56 @@ impl Course<'_> {
         let left: Vec<String> = self.state.targets.iter().filter(|t| !stays(t)).map(|t| t.node.to_string()).collect();
         if !left.is_empty() {
             self.state.targets.retain(stays);
-            self.note(&format!("goes on without {}, cordoned or forgotten", left.join(", ")));
+            self.note(&format!("goes on without {}, cordoned or forgotten", names::short(&left)));
         }
     }
 
     /// Servers whose turn has passed while they were away get a new one at the end.
-    fn readmit_returners(&mut self) {
+    fn take_out_returners(&mut self) -> Vec<NodeName> {
+        let (fleet, open) = (self.input.fleet, self.state.batch);
         let running = self.state.phase != RolloutPhase::Staging;
-        let missed = |t: &Target| running && !t.told && t.batch <= self.state.batch && t.outcome != Outcome::Failed;
-        let present = |t: &Target| self.input.fleet.nodes.get(&t.node).is_some_and(|n| n.present);
-        let back: Vec<usize> =
-            (0..self.state.targets.len()).filter(|&i| missed(&self.state.targets[i]) && present(&self.state.targets[i])).collect();
-        for index in back.into_iter().rev() {
-            let node = self.state.targets.remove(index).node;
-            self.append(&node);
-        }
+        let missed = |t: &Target| running && !t.told && t.batch <= open && t.outcome != Outcome::Failed;
+        let present = |t: &Target| fleet.nodes.get(&t.node).is_some_and(|n| n.present);
+        let back: Vec<NodeName> = self.state.targets.iter().filter(|t| missed(t) && present(t)).map(|t| t.node.clone()).collect();
+        self.state.targets.retain(|t| !(missed(t) && present(t)));
+        back
     }
 
-    fn append_newcomers(&mut self) {
-        let known: BTreeSet<NodeName> = self.state.targets.iter().map(|t| t.node.clone()).collect();
-        let fleet = self.input.fleet;
+    fn newcomers(&self) -> Vec<NodeName> {
+        let known: BTreeSet<&NodeName> = self.state.targets.iter().map(|t| &t.node).collect();
         let new = |(name, n): &(&NodeName, &Node)| n.present && !known.contains(*name) && wanted(self.input, self.spec, self.facts, n);
-        let new: Vec<NodeName> = fleet.nodes.iter().filter(new).map(|(name, _)| name.clone()).collect();
-        for node in new {
-            self.append(&node);
-        }
+        self.input.fleet.nodes.iter().filter(new).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Into the last batch if it has not opened and has room, else into a new one.
-    fn append(&mut self, node: &NodeName) {
-        let late = self.state.batch >= self.state.batches && self.state.batches > 0;
-        let mut added = target(self.input, self.app, node, self.batch_for_one_more());
-        self.state.batches = self.state.batches.max(added.batch + 1);
-        // After the last batch nothing waits for its turn any more.
-        if late {
-            added.told = true;
-            self.state.batch = self.state.batches;
+    /// Into the last batch if it has not opened and has room, else into new ones.
+    fn append(&mut self, nodes: &[NodeName]) {
+        if nodes.is_empty() {
+            return;
         }
-        self.state.targets.push(added);
-        self.note(&format!("takes in {node}"));
+        let good = good_seqs(self.app);
+        let mut taken = self.state.batches.checked_sub(1).map_or(0, |last| self.state.batch_targets(last).count());
+        for node in nodes {
+            let late = self.state.batch >= self.state.batches && self.state.batches > 0;
+            if !self.has_room(taken) {
+                self.state.batches += 1;
+                taken = 0;
+            }
+            taken += 1;
+            let mut added = target(self.input, self.app, &good, node, self.state.batches - 1);
+            // After the last batch nothing waits for its turn any more.
+            if late {
+                added.told = true;
+                self.state.batch = self.state.batches;
+            }
+            self.state.targets.push(added);
+        }
+        self.note(&format!("takes in {}", names::short(nodes)));
     }
 
-    fn batch_for_one_more(&self) -> usize {
-        let Some(last) = self.state.batches.checked_sub(1) else { return 0 };
+    /// Does the last batch, with so many servers in it, take one more?
+    fn has_room(&self, taken: usize) -> bool {
+        let Some(last) = self.state.batches.checked_sub(1) else { return false };
         let opened = self.state.phase != RolloutPhase::Staging && last <= self.state.batch;
-        let size = self.spec.policy.serial.size(last, self.state.targets.len());
-        let full = self.state.batch_targets(last).count() >= size;
-        if opened || full { last + 1 } else { last }
+        !opened && taken < self.spec.policy.serial.size(last, self.state.targets.len())
     }
 }

@@ -2,6 +2,8 @@
 
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
 
+use super::names;
+
 /// Why the rollout must stop, if it must. Failed and unreachable servers are counted apart.
 pub fn spent(state: &RolloutState) -> Option<String> {
     let failed = names(state, |t| t.outcome == Outcome::Failed);
@@ -18,11 +20,6 @@ fn names(state: &RolloutState, which: impl Fn(&Target) -> bool) -> Vec<&str> {
     state.targets.iter().filter(|t| which(t)).map(|t| t.node.as_str()).collect()
 }
 
-/// Most names in one reason.
-const NAMED_MAX: usize = 5;
-
 fn words(names: &[&str], what: &str, max: usize) -> String {
-    let more = if names.len() > NAMED_MAX { format!(" and {} more", names.len() - NAMED_MAX) } else { String::new() };
-    let shown = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
-    format!("{shown}{more} {what}; {max} tolerated")
+    format!("{} {what}; {max} tolerated", names::short(names))
 }

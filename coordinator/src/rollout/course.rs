@@ -5,7 +5,7 @@ use coord_proto::migration::{Phase, TaskRecord, TaskState};
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
 
 use super::progress::{self, Look};
-use super::{Decision, PlanInput, Timers, begin, budget, release_words, tell};
+use super::{Decision, PlanInput, Timers, begin, budget, names, release_words, tell};
 use crate::view::{App, ManifestFacts, TaskFacts};
 
 /// Most characters of a server's own words in a rollout's reason.
@@ -115,15 +115,18 @@ impl<'a> Course<'a> {
     /// Deadline: what is pending counts as failed from now on.
     pub fn fail_the_late(&mut self, late: impl Fn(&Target, bool) -> bool, words: &str) {
         let staged: Vec<bool> = self.state.targets.iter().map(|t| matches!(self.look(t), Look::Staged | Look::Done)).collect();
-        let mut names: Vec<NodeName> = Vec::new();
+        let mut named: Vec<String> = Vec::new();
         for (target, staged) in self.state.targets.iter_mut().zip(staged) {
             if target.outcome == Outcome::Pending && late(target, staged) {
                 target.outcome = Outcome::Failed;
-                names.push(target.node.clone());
+                named.push(target.node.to_string());
             }
         }
-        for name in names {
-            self.note(&format!("counts {name} as failed: it {words}"));
+        // One line for all of them: a transaction has no room for one per server.
+        match named.as_slice() {
+            [] => {}
+            [name] => self.note(&format!("counts {name} as failed: it {words}")),
+            many => self.note(&format!("counts {} as failed: each {words}", names::short(many))),
         }
     }
 
@@ -199,12 +202,12 @@ impl<'a> Course<'a> {
         self.timers.count(true);
         self.state.batch_elapsed = 0;
         self.state.reason.clear();
-        let mut names = Vec::new();
+        let mut told = Vec::new();
         for target in self.state.targets.iter_mut().filter(|t| t.batch == batch && t.outcome == Outcome::Pending) {
             target.told = true;
-            names.push(target.node.to_string());
+            told.push(target.node.to_string());
         }
-        let words = format!("opened batch {} of {}: {}", batch + 1, self.state.batches, names.join(", "));
+        let words = format!("opened batch {} of {}: {}", batch + 1, self.state.batches, names::short(&told));
         self.enter(RolloutPhase::Running, &words);
     }
 }

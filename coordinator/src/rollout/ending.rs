@@ -7,7 +7,7 @@ use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutPhase, StableReco
 
 use super::course::Course;
 use super::progress::{self, Look};
-use super::{batches, begin};
+use super::{batches, begin, names};
 
 impl Course<'_> {
     /// The open batch is healthy and baked.
@@ -29,7 +29,7 @@ impl Course<'_> {
         if late.is_empty() {
             "the first batch is healthy".to_owned()
         } else {
-            format!("the first batch is over, without {}", late.join(", "))
+            format!("the first batch is over, without {}", names::short(&late))
         }
     }
 
@@ -48,7 +48,7 @@ impl Course<'_> {
         self.out.verdict = Some((self.state.release.clone(), Verdict::Good));
         if self.facts.tasks_of(Phase::After).next().is_none() || self.tasks_succeeded(Phase::After) {
             let late = self.not_done();
-            let reason = if late.is_empty() { String::new() } else { format!("within the budgets, without {}", late.join(", ")) };
+            let reason = if late.is_empty() { String::new() } else { format!("within the budgets, without {}", names::short(&late)) };
             self.end(RolloutPhase::Succeeded, reason)
         } else {
             self.enter(RolloutPhase::Finishing, "runs its after tasks");
@@ -135,7 +135,7 @@ impl Course<'_> {
         if lost.is_empty() {
             self.end(RolloutPhase::RolledBack, reason);
         } else {
-            self.end(RolloutPhase::Halted, format!("{reason}; {} did not return", lost.join(", ")));
+            self.end(RolloutPhase::Halted, format!("{reason}; {} did not return", names::short(&lost)));
         }
     }
 
