@@ -33,6 +33,7 @@ mod duties;
 mod ending;
 mod names;
 mod progress;
+mod tasks;
 mod tell;
 mod timers;
 mod wishes;
@@ -186,7 +187,7 @@ impl Course<'_> {
     fn leave_decision(&mut self) {
         self.timers.rest();
         let phase = if self.after_last_batch() { Phase::After } else { Phase::Before };
-        if !self.task_unknown(phase) {
+        if self.awaited_decision(phase).is_none() {
             self.enter(if phase == Phase::After { RolloutPhase::Finishing } else { RolloutPhase::Running }, "went on after the decision");
             self.state.reason.clear();
         }

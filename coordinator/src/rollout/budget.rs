@@ -4,12 +4,14 @@ use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
 
 use super::names;
 
-/// Why the rollout must stop, if it must. Failed and unreachable servers are counted apart.
-pub fn spent(state: &RolloutState) -> Option<String> {
+/// Why the rollout must stop for servers that failed, if it must. Failed and unreachable servers are counted apart.
+pub fn failed(state: &RolloutState) -> Option<String> {
     let failed = names(state, |t| t.outcome == Outcome::Failed);
-    if failed.len() > state.max_failed {
-        return Some(words(&failed, "failed", state.max_failed));
-    }
+    (failed.len() > state.max_failed).then(|| words(&failed, "failed", state.max_failed))
+}
+
+/// Why it must stop for servers that cannot be reached, if it must.
+pub fn away(state: &RolloutState) -> Option<String> {
     // Before the first batch opens, everybody counts; afterwards a server that is away counts when its turn has come.
     let turn = |t: &Target| state.phase == RolloutPhase::Staging || t.told || t.batch <= state.batch;
     let away = names(state, |t| t.outcome == Outcome::Unreachable && turn(t));

@@ -1,12 +1,11 @@
 //! One rollout during one pass: what was read, and what has been decided so far.
 
 use coord_proto::ids::NodeName;
-use coord_proto::migration::{Phase, TaskRecord, TaskState};
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
 
 use super::progress::{self, Look};
 use super::{Decision, PlanInput, Timers, begin, budget, names, release_words, tell};
-use crate::view::{App, ManifestFacts, TaskFacts};
+use crate::view::{App, ManifestFacts};
 
 /// Most characters of a server's own words in a rollout's reason.
 const WORDS_MAX: usize = 400;
@@ -132,7 +131,8 @@ impl<'a> Course<'a> {
 
     /// Halts or turns back when a budget is spent; true if so.
     pub fn stopped_by_budget(&mut self) -> bool {
-        let Some(mut reason) = budget::spent(&self.state) else { return false };
+        let away = || if self.away_waits() { None } else { budget::away(&self.state) };
+        let Some(mut reason) = budget::failed(&self.state).or_else(away) else { return false };
         if let Some(why) = self.first_failure() {
             reason = format!("{reason}; {why}");
         }
@@ -146,47 +146,6 @@ impl<'a> Course<'a> {
 
     pub fn after_last_batch(&self) -> bool {
         self.state.batch >= self.state.batches
-    }
-
-    fn records(&self, phase: Phase) -> impl Iterator<Item = (&TaskFacts, Option<&TaskRecord>)> {
-        let record = |task: &TaskFacts| self.app.tasks.iter().find(|r| r.release == self.facts.release && r.task == task.name);
-        self.facts.tasks_of(phase).map(move |task| (task, record(task)))
-    }
-
-    pub fn tasks_succeeded(&self, phase: Phase) -> bool {
-        self.records(phase).all(|(_, r)| r.is_some_and(|r| r.state == TaskState::Succeeded))
-    }
-
-    /// Does a task wait for a person?
-    pub fn task_unknown(&self, phase: Phase) -> bool {
-        self.records(phase).any(|(task, r)| r.is_some_and(|r| super::duties::needs_a_person(task, r)))
-    }
-
-    /// A run-once task failed, or nobody knows: true when the pass must go no further.
-    pub fn stopped_by_task(&mut self, phase: Phase) -> bool {
-        let failed = self.records(phase).find_map(|(_, r)| r.filter(|r| r.state == TaskState::Failed)).cloned();
-        if let Some(record) = failed {
-            let detail = if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
-            self.fail_by_task(phase, format!("the task `{}` failed on {}{detail}", record.task, record.holder));
-            return true;
-        }
-        // The holder's presence went with its lock. The record is marked first: the way back that an unreachable server asks for would
-        // leave a migration that nobody knows the end of, and say nothing of it.
-        if self.records(phase).any(|(_, r)| r.is_some_and(|r| super::duties::lost_its_lock(self.app, r))) {
-            self.timers.rest();
-            return true;
-        }
-        if !self.task_unknown(phase) {
-            return false;
-        }
-        self.timers.rest();
-        let release = &self.state.release;
-        self.state.reason = format!(
-            "nobody knows how a run-once task of release {release} ended; look, then type: coordctl migration resolve {} {release} --as succeeded|failed|retry",
-            self.input.name
-        );
-        self.enter(RolloutPhase::AwaitingDecision, "waits for a decision about its run-once task");
-        true
     }
 
     /// Opens the first batch from `index` on that has a server to tell; after the last one the rollout completes.

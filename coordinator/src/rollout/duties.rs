@@ -16,7 +16,7 @@ pub fn of(name: &AppName, app: &App) -> Vec<Duty> {
 fn duty(name: &AppName, app: &App, record: &TaskRecord) -> Option<Duty> {
     let id = TaskId { app: name.clone(), release: record.release.clone(), seq: record.seq, task: record.task.clone() };
     match record.state {
-        _ if lost_its_lock(app, record) => Some(Duty::MarkUnknown(id)),
+        TaskState::Claimed if lost_its_lock(app, record) => Some(Duty::MarkUnknown(id)),
         TaskState::Unknown => {
             let task = app.manifests.get(&record.seq)?.tasks.iter().find(|t| t.name == record.task)?;
             may_repeat(task, record).then_some(Duty::Retry(id))
@@ -25,9 +25,9 @@ fn duty(name: &AppName, app: &App, record: &TaskRecord) -> Option<Duty> {
     }
 }
 
-/// Is the holder's lease gone, and the record not yet marked?
+/// Is it claimed by a holder whose lease is gone?
 pub fn lost_its_lock(app: &App, record: &TaskRecord) -> bool {
-    record.state == TaskState::Claimed && app.lock.as_ref().is_none_or(|lock| lock.nonce != record.nonce)
+    record.state == TaskState::Claimed && app.lock.as_ref().is_none_or(|l| l.nonce != record.nonce)
 }
 
 fn may_repeat(task: &TaskFacts, record: &TaskRecord) -> bool {

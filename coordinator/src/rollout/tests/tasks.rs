@@ -110,3 +110,64 @@ fn a_failed_after_task_halts_and_takes_nothing_back() {
     assert_eq!((world.phase(), world.desired("n1").run), (P::Halted, Seq(2)));
     assert_eq!((world.verdict(2), world.stable()), (Verdict::Good, Some(Seq(2))), "the servers run it and it works");
 }
+
+/// Its lease is gone, and with it its presence and the lock that it held.
+fn dies_in_its_task(world: &mut World, name: &str) {
+    world.task(2, "before", TaskState::Claimed, name);
+    world.status_mut(name).step = Step::Migrating;
+    world.settle();
+    world.vanish(name);
+    world.app_mut().lock = None;
+}
+
+#[test]
+fn a_server_that_dies_in_its_task_leaves_a_decision_and_no_spent_budget() {
+    let mut world = first_batch();
+    dies_in_its_task(&mut world, "n1");
+    let decision = world.pass(Duration::ZERO);
+    assert!(matches!(decision.duties.as_slice(), [Duty::MarkUnknown(_)]), "{:?}", decision.duties);
+    assert_eq!(world.phase(), P::Running, "first the record says what is known");
+    world.task(2, "before", TaskState::Unknown, "n1");
+    world.settle();
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::AwaitingDecision, Outcome::Unreachable));
+    assert!(world.state().reason.contains("release r2"), "{}", world.state().reason);
+    world.task(2, "before", TaskState::Succeeded, "n1");
+    world.settle();
+    assert_eq!(world.phase(), P::RolledBack, "now that the task is decided, the server that is away counts");
+}
+
+#[test]
+fn a_task_that_may_be_repeated_is_given_to_another_server_before_the_dead_one_counts() {
+    let mut world = first_batch();
+    world.facts_mut(2).tasks[0].on_unknown = coord_proto::manifest::OnUnknown::Retry;
+    dies_in_its_task(&mut world, "n1");
+    world.settle();
+    world.task(2, "before", TaskState::Unknown, "n1");
+    assert!(matches!(world.pass(Duration::ZERO).duties.as_slice(), [Duty::Retry(_)]));
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1"]), "the repetition is not allowed yet");
+    world.task(2, "before", TaskState::Pending, "n1");
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1", "n2"]));
+    assert!(world.desired("n2").may_migrate);
+    world.task(2, "before", TaskState::Claimed, "n2");
+    world.settle();
+    assert_eq!(world.phase(), P::Running, "n1 is still away");
+    world.come_back("n1");
+    world.task(2, "before", TaskState::Succeeded, "n2");
+    world.obey_all();
+    world.settle();
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::Running, Outcome::Done));
+}
+
+#[test]
+fn a_task_that_may_be_repeated_and_has_nobody_left_to_do_it_ends_the_rollout() {
+    let mut world = first_batch();
+    world.facts_mut(2).tasks[0].on_unknown = coord_proto::manifest::OnUnknown::Retry;
+    dies_in_its_task(&mut world, "n1");
+    world.vanish("n2");
+    world.vanish("n3");
+    world.task(2, "before", TaskState::Pending, "n1");
+    world.settle();
+    assert_eq!(world.phase(), P::RolledBack);
+    assert!(world.state().reason.contains("cannot be reached"), "{}", world.state().reason);
+}
