@@ -165,6 +165,7 @@ impl Course<'_> {
         if self.stopped_by_task(Phase::Before) {
             return;
         }
+        self.state.reason = self.words_of_older_task(Phase::Before);
         let open = self.state.batch;
         let pending = self.pending_in(open);
         let migrating = self.migrating(open);

@@ -5,7 +5,7 @@
 //! whether it still runs.
 
 use coord_proto::ids::ReleaseId;
-use coord_proto::migration::{Phase, TaskRecord, TaskState};
+use coord_proto::migration::{Head, Phase, TaskRecord, TaskState};
 use coord_proto::rollout::{Outcome, RolloutPhase};
 
 use super::course::Course;
@@ -25,7 +25,34 @@ impl Course<'_> {
     /// The release whose task waits for a person, if one does.
     pub fn awaited_decision(&self, phase: Phase) -> Option<&ReleaseId> {
         let own = self.records(phase).find_map(|(task, r)| r.filter(|r| duties::needs_a_person(task, r)));
-        own.map(|r| &r.release)
+        own.map(|r| &r.release).or_else(|| self.older_needs_a_person(phase))
+    }
+
+    /// The head that another release's task holds open, while tasks of this release wait for it.
+    ///
+    /// `release publish` refuses to begin then; this is for a head that was opened all the same.
+    fn foreign_head(&self, phase: Phase) -> Option<(&Head, Option<&TaskRecord>)> {
+        let head = self.app.head.as_ref().filter(|h| h.open && h.release != self.facts.release)?;
+        let record = self.app.tasks.iter().find(|r| r.release == head.release && r.task == head.task);
+        (!self.tasks_succeeded(phase)).then_some((head, record))
+    }
+
+    fn older_needs_a_person(&self, phase: Phase) -> Option<&ReleaseId> {
+        let (head, record) = self.foreign_head(phase)?;
+        let task = record.and_then(|r| self.app.manifests.get(&r.seq)?.tasks.iter().find(|t| t.name == r.task));
+        let waits = match (record, task) {
+            (Some(record), Some(task)) => duties::needs_a_person(task, record),
+            // Without its manifest nobody says that it may be repeated.
+            (Some(record), None) => record.state != TaskState::Claimed,
+            (None, _) => true,
+        };
+        waits.then_some(&head.release)
+    }
+
+    /// What the servers wait for, in words, while another release's task runs; empty: nothing.
+    pub fn words_of_older_task(&self, phase: Phase) -> String {
+        let Some((head, Some(record))) = self.foreign_head(phase) else { return String::new() };
+        format!("the task `{}` of release {} is not done yet on {}; the servers wait for it", head.task, head.release, record.holder)
     }
 
     /// A run-once task failed, or nobody knows: true when the pass must go no further.
@@ -58,7 +85,9 @@ impl Course<'_> {
 
     /// Does a duty of this very pass change a task's record? What it says then decides.
     fn moves_on(&self, phase: Phase) -> bool {
-        self.records(phase).any(|(_, r)| r.is_some_and(|r| r.state == TaskState::Unknown || duties::lost_its_lock(self.app, r)))
+        let moves = |r: &TaskRecord| r.state == TaskState::Unknown || duties::lost_its_lock(self.app, r);
+        let older = self.foreign_head(phase).and_then(|(_, r)| r);
+        self.records(phase).filter_map(|(_, r)| r).chain(older).any(moves)
     }
 
     /// Do servers that are away not count yet? While a task that was started is undecided and somebody is left to decide it:

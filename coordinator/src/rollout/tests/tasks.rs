@@ -171,3 +171,35 @@ fn a_task_that_may_be_repeated_and_has_nobody_left_to_do_it_ends_the_rollout() {
     assert_eq!(world.phase(), P::RolledBack);
     assert!(world.state().reason.contains("cannot be reached"), "{}", world.state().reason);
 }
+
+/// An older release's task, left open.
+fn older_task(world: &mut World, state: TaskState) {
+    world.task(1, "before", state, "n3");
+    world.status_mut("n1").step = Step::WaitingForMigration;
+    world.settle();
+}
+
+#[test]
+fn an_older_release_s_unknown_task_waits_for_a_person_and_names_that_release() {
+    let mut world = first_batch();
+    older_task(&mut world, TaskState::Unknown);
+    assert_eq!(world.phase(), P::AwaitingDecision);
+    let reason = world.state().reason.clone();
+    assert!(reason.contains("release r1") && reason.contains("coordctl migration resolve mootube r1"), "{reason}");
+    world.task(1, "before", TaskState::Succeeded, "n3");
+    world.settle();
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Running, ""));
+}
+
+#[test]
+fn an_older_release_s_running_task_is_waited_for_in_words() {
+    let mut world = first_batch();
+    older_task(&mut world, TaskState::Claimed);
+    assert_eq!(world.phase(), P::Running);
+    assert_eq!(world.state().reason, "the task `before` of release r1 is not done yet on n3; the servers wait for it");
+    world.pass(DEADLINE * 3);
+    assert_eq!(world.phase(), P::Running, "no server is late by it");
+    world.task(1, "before", TaskState::Succeeded, "n3");
+    world.settle();
+    assert_eq!(world.state().reason, "");
+}
