@@ -15,6 +15,7 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::labels::Selector;
 use coord_proto::limits::EVENT_TTL;
 use coord_proto::manifest::{Artifact, Manifest, ManifestError};
+use coord_proto::migration::Head;
 use coord_proto::retry::Backoff;
 use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
 use coord_proto::store::{Compare, LeaseId, Outcome, Store, StoreError, Transaction, read_record};
@@ -86,6 +87,8 @@ pub enum PublishError {
     NoCoordinator,
     #[error("{other} is being rolled out ({phase}); nothing was changed")]
     Active { app: AppName, other: Box<Other>, phase: &'static str },
+    #[error("the run-once task `{}` of release {} is not decided, and every server would wait for it; nothing was changed", head.task, head.release)]
+    TaskOpen { app: AppName, head: Box<Head> },
     #[error("{other} was published meanwhile and won; nothing was changed")]
     Lost { app: AppName, other: Box<Other> },
     #[error("the release id {release} was published before, by {}@{}; an id is never used again; nothing was changed", by.user, by.host)]
@@ -118,6 +121,13 @@ impl PublishError {
             }
             PublishError::Active { app, .. } => {
                 (Exit::Refused, format!("watch it with `coordctl rollout watch {app}` and publish when it has ended"))
+            }
+            PublishError::TaskOpen { app, head } => {
+                let release = &head.release;
+                let hint = format!(
+                    "look with `coordctl migration show {app} {release}`; if nobody knows how it ended: coordctl migration resolve {app} {release} --as succeeded|failed|retry"
+                );
+                (Exit::Refused, hint)
             }
             PublishError::Lost { app, .. } => {
                 (Exit::Refused, format!("see `coordctl rollout status {app}`; publish again when that rollout has ended"))

@@ -181,11 +181,12 @@ impl Follower {
                 (format!("rolled back to release {before} by {by}"), format!("release {} failed{reason}", self.release))
             }
             Exit::Decision => {
-                let hint = format!(
-                    "coordctl migration show {app} {r}, then coordctl migration resolve {app} {r} --as succeeded|failed|retry",
-                    r = self.release
-                );
-                (format!("release {} waits for a decision about its migration{reason}", self.release), hint)
+                // The open task may be an older release's.
+                let head = fleet.apps.get(app).and_then(|a| a.head.as_ref()).filter(|h| h.open);
+                let r = head.map_or(&self.release, |h| &h.release);
+                let hint =
+                    format!("coordctl migration show {app} {r}, then coordctl migration resolve {app} {r} --as succeeded|failed|retry");
+                (format!("release {} waits for a decision about a migration{reason}", self.release), hint)
             }
             _ => (
                 format!("release {} {}{reason}", self.release, state.phase.words()),

@@ -3,8 +3,9 @@
 use coord_proto::coordinator::{LeaderRecord, StoresRecord};
 use coord_proto::ids::{AppName, RolloutId};
 use coord_proto::keys::{Key, KeySpace};
+use coord_proto::migration::Head;
 use coord_proto::record::Record;
-use coord_proto::rollout::{RolloutSpec, RolloutState, SeqRecord, StableRecord};
+use coord_proto::rollout::{RolloutPhase, RolloutSpec, RolloutState, SeqRecord, StableRecord};
 use coord_proto::store::{Compare, Entry, Store, StoreError, Transaction, read_record};
 
 use super::{Other, PublishError, phase_words};
@@ -23,6 +24,8 @@ pub struct Standing {
     pub stable: Held<StableRecord>,
     pub spec: Held<RolloutSpec>,
     pub state: Held<RolloutState>,
+    /// The last release's run-once task, open or not.
+    pub head: Held<Head>,
 }
 
 impl Standing {
@@ -42,24 +45,28 @@ impl Standing {
             spec: read(store, of(Key::RolloutSpec)).await?,
             state: read(store, of(Key::RolloutState)).await?,
             stable: read(store, of(Key::Stable)).await?,
+            head: read(store, of(Key::MigrationHead)).await?,
         })
     }
 
     /// May something be published now?
     ///
     /// # Errors
-    /// No coordinator leads, or a rollout is going on.
+    /// No coordinator leads, a rollout is going on, or a run-once task of an older release is not decided: all servers would wait for it.
     pub fn admit(&self) -> Result<(), PublishError> {
         if self.leader.is_none() {
             return Err(PublishError::NoCoordinator);
         }
-        let Some((spec, _)) = &self.spec else { return Ok(()) };
-        let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
-        if phase.is_some_and(coord_proto::rollout::RolloutPhase::ended) {
-            return Ok(());
+        if let Some((spec, _)) = &self.spec {
+            let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
+            if !phase.is_some_and(RolloutPhase::ended) {
+                return Err(PublishError::Active { app: self.app.clone(), other: Other::of(spec), phase: phase_words(phase) });
+            }
         }
-        let other = Other::of(spec);
-        Err(PublishError::Active { app: self.app.clone(), other, phase: phase_words(phase) })
+        match &self.head {
+            Some((head, _)) if head.open => Err(PublishError::TaskOpen { app: self.app.clone(), head: Box::new(head.clone()) }),
+            _ => Ok(()),
+        }
     }
 
     /// Was another rollout asked for since the one `seen`?
@@ -81,6 +88,7 @@ impl Standing {
             .when(same(Key::RolloutSpec(app.clone()), entry(&self.spec)))
             .when(same(Key::RolloutState(app.clone()), entry(&self.state)))
             .when(same(Key::Stable(app.clone()), entry(&self.stable)))
+            .when(same(Key::MigrationHead(app.clone()), entry(&self.head)))
     }
 }
 

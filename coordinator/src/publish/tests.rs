@@ -201,6 +201,34 @@ async fn an_active_rollout_refuses_and_names_who_published_it() {
     assert!(publish_as(&store, "bob", |_| ()).await.is_ok());
 }
 
+fn head(open: bool) -> Head {
+    Head { seq: Seq(1), release: "r1".parse().expect("release"), task: "before".parse().expect("task"), open }
+}
+
+#[tokio::test]
+async fn nothing_is_published_while_an_older_release_s_task_is_open() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    end(&store, &first, RolloutPhase::RolledBack).await;
+    put(&store, Key::MigrationHead(app()), record::encode(&head(true))).await;
+    let refused = publish_as(&store, "bob", |_| ()).await.expect_err("refused");
+    assert!(refused.to_string().contains("`before` of release r1"), "{refused}");
+    let failure = refused.failure();
+    assert_eq!(failure.exit, Exit::Refused);
+    assert!(failure.hint.contains("coordctl migration resolve mootube r1 --as"), "{}", failure.hint);
+    put(&store, Key::MigrationHead(app()), record::encode(&head(false))).await;
+    assert!(publish_as(&store, "bob", |_| ()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_task_that_is_claimed_while_one_publishes_refuses_the_transaction() {
+    let store = led().await;
+    let before = Standing::look(&store, &keys(), &app()).await.expect("look");
+    put(&store, Key::MigrationHead(app()), record::encode(&head(true))).await;
+    let outcome = store.commit(before.unchanged(&keys(), &app()).put("/coord/v1/x", "y")).await.expect("commit");
+    assert!(!outcome.committed());
+}
+
 #[tokio::test]
 async fn a_release_id_is_never_used_again() {
     let store = led().await;

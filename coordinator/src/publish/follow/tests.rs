@@ -1,5 +1,6 @@
 use coord_proto::coordinator::{HistoryRecord, LeaderRecord};
 use coord_proto::ids::{Generation, Nonce, Seq};
+use coord_proto::migration::Head;
 use coord_proto::report::{Failure, FailureCode, HealthState, Running, Status, Step};
 use coord_proto::rollout::{Actor, RolloutKind, RolloutPolicy, RolloutSpec, StableRecord, Target};
 
@@ -154,6 +155,15 @@ fn the_closing_words_are_those_that_scripts_look_for() {
     assert_eq!(back.recap, "2 servers in 2 batches: 1 failed, 1 not reached");
     let waits = ending(RolloutPhase::AwaitingDecision, &[Outcome::Pending]).expect("waits");
     assert!(waits.hint.contains("coordctl migration resolve mootube r7 --as"), "{}", waits.hint);
+}
+
+#[test]
+fn the_hint_names_the_release_whose_task_is_open() {
+    let mut fleet = fleet(state(RolloutPhase::AwaitingDecision, vec![target("web-1", 0, Outcome::Pending)]));
+    let head = Head { seq: Seq(6), release: "r6".parse().expect("release"), task: "before".parse().expect("task"), open: true };
+    fleet.apps.values_mut().for_each(|app| app.head = Some(head.clone()));
+    let waits = follower().ending(&fleet).expect("waits");
+    assert!(waits.hint.contains("coordctl migration resolve mootube r6 --as"), "{}", waits.hint);
 }
 
 #[test]
