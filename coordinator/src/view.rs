@@ -14,7 +14,7 @@ use coord_proto::labels::Labels;
 use coord_proto::migration::{Head, LockRecord, TaskRecord};
 use coord_proto::record::Record;
 use coord_proto::report::{Alive, NodeInfo, Status};
-use coord_proto::rollout::{ReleaseRecord, RolloutSpec, RolloutState, SeqRecord, StableRecord, Wish};
+use coord_proto::rollout::{ReleaseRecord, RolloutSpec, RolloutState, SeqRecord, StableRecord, Verdict, Wish};
 use coord_proto::store::Entry;
 use coord_proto::store::mirror::Mirror;
 use serde::Serialize;
@@ -235,6 +235,11 @@ impl App {
     pub fn release_of(&self, seq: Seq) -> Option<&ReleaseId> {
         let by_manifest = self.manifests.get(&seq).map(|m| &m.release);
         by_manifest.or_else(|| self.releases.iter().find(|(_, r)| r.seq == seq).map(|(id, _)| id))
+    }
+
+    /// How the release with this sequence number fared.
+    pub fn verdict_of(&self, seq: Seq) -> Verdict {
+        self.release_of(seq).and_then(|id| self.releases.get(id)).map_or(Verdict::Untried, |r| r.verdict)
     }
 }
 

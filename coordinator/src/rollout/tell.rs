@@ -2,8 +2,8 @@
 
 use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
-use coord_proto::migration::Phase;
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
+use coord_proto::migration::{self, Phase, TaskRecord};
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target, Verdict};
 
 use super::course::Course;
 use super::{PlanInput, batches};
@@ -146,17 +146,30 @@ pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&Rollout
     let Some(facts) = app.manifests.get(&stable) else { return Vec::new() };
     let outside = |name: &NodeName| state.is_none_or(|s| s.targets.iter().all(|t| &t.node != name));
     let nodes = input.fleet.nodes.iter().filter(|(name, n)| batches::matches(input, facts, n) && outside(name));
-    nodes.filter_map(|(name, node)| take_stable(input, name, node, stable)).collect()
+    nodes.filter_map(|(name, node)| take_stable(input, app, (name, node), stable)).collect()
 }
 
-fn take_stable(input: &PlanInput<'_>, name: &NodeName, node: &Node, stable: Seq) -> Option<Desired> {
+/// May a server outside the rollout keep a release above `stable`?
+///
+/// A `--limit` canary that worked was put there on purpose, and stays. What failed, was aborted, or was superseded before
+/// it had proved itself does not: nothing would ever take it away. A migration without a way back keeps its servers.
+fn stays_above(app: &App, run: Seq) -> bool {
+    let barred = || {
+        let Some(facts) = app.manifests.get(&run) else { return false };
+        let records: Vec<TaskRecord> = app.tasks.iter().filter(|r| r.release == facts.release).cloned().collect();
+        migration::bars_rollback(facts.reversible, &records)
+    };
+    app.verdict_of(run) == Verdict::Good || barred()
+}
+
+fn take_stable(input: &PlanInput<'_>, app: &App, (name, node): (&NodeName, &Node), stable: Seq) -> Option<Desired> {
     let slot = node.apps.get(input.name);
     if slot.is_some_and(|s| s.unreadable) {
         return None;
     }
     let existing = slot.and_then(|s| s.desired.as_ref());
-    // Above `stable`: a canary that was left there on purpose.
-    let run = existing.map_or(stable, |d| d.run.max(stable));
+    let above = existing.map(|d| d.run).filter(|run| *run > stable && stays_above(app, *run));
+    let run = above.unwrap_or(stable);
     if existing.is_some_and(|d| d.run == run && d.stage.is_none()) {
         return None;
     }

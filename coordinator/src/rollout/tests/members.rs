@@ -100,3 +100,61 @@ fn an_unreadable_rollout_is_not_an_absent_one() {
     world.app_mut().manifests.remove(&Seq(2));
     assert!(world.pass(Duration::ZERO).blocked.expect("blocked").contains("manifest 2"));
 }
+
+/// Release 2 went onto n2 alone and worked there.
+fn good_canary() -> World {
+    let mut world = second_release();
+    world.spec_mut().limit = Some("node=n2".parse().expect("selector"));
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.verdict(2), world.running_orders(2)), (P::Succeeded, Verdict::Good, vec!["n2"]));
+    world
+}
+
+#[test]
+fn a_canary_that_worked_stays_above_stable_beside_another_rollout() {
+    let mut world = good_canary();
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n3".parse().expect("selector"));
+    world.settle();
+    assert_eq!(world.desired("n2").run, Seq(2));
+}
+
+#[test]
+fn a_superseded_release_leaves_the_servers_that_the_next_rollout_leaves_out() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.settle();
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n3".parse().expect("selector"));
+    world.settle();
+    assert_eq!((world.desired("n1").run, world.verdict(2)), (Seq(1), Verdict::Untried));
+}
+
+#[test]
+fn a_bad_release_leaves_a_server_that_left_the_rollout_and_came_again() {
+    let mut world = good_canary();
+    let bad = world.app_mut().releases.get_mut(&"r2".parse::<coord_proto::ids::ReleaseId>().expect("id")).expect("release");
+    bad.verdict = Verdict::Bad;
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n3".parse().expect("selector"));
+    world.settle();
+    assert_eq!(world.desired("n2").run, Seq(1));
+}
+
+#[test]
+fn a_release_whose_migration_has_no_way_back_stays_on_the_servers_outside() {
+    let mut world = first_batch();
+    world.facts_mut(2).reversible = false;
+    world.task(2, "before", TaskState::Succeeded, "n1");
+    world.obey("n1");
+    world.settle();
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n3".parse().expect("selector"));
+    world.settle();
+    assert_eq!(world.desired("n1").run, Seq(2));
+}
