@@ -155,17 +155,12 @@ impl<'a> Leader<'a> {
         let stores = script::publish_stores(self.keys, &mirror, &self.options.stores);
         // From here on the mirror's own task may change its view in place.
         drop(mirror);
-        let result = self.write_all(plans, stores).await;
-        match result {
-            Ok(wake) => {
-                self.backoff.reset();
-                wake
-            }
-            Err(error) => {
-                tracing::warn!(error = %inline(&error), "cannot write, trying again");
-                Some(self.backoff.next())
-            }
+        let (wake, failed) = self.write_all(plans, stores).await;
+        if failed.is_none() {
+            self.backoff.reset();
+            return wake;
         }
+        wake.into_iter().chain([self.backoff.next()]).min()
     }
 
     /// May one decide by this view? Not by a stale one, one that lacks the last own write, or another past's.
@@ -213,30 +208,40 @@ impl<'a> Leader<'a> {
         self.problems.clone_from(&fleet.problems);
     }
 
+    /// Writes what was decided: when to look again, and the first error. One app's error is not the others'.
     async fn write_all(
         &mut self,
         plans: Vec<(AppName, Decision, Script)>,
         stores: Option<Transaction>,
-    ) -> Result<Option<Duration>, StoreError> {
-        if let Some(stores) = stores {
-            let _refused = self.commit(stores).await?;
+    ) -> (Option<Duration>, Option<StoreError>) {
+        let mut failed = None;
+        if let Some(stores) = stores
+            && let Err(error) = self.commit(stores).await
+        {
+            tracing::warn!(error = %inline(&error), "cannot write the artifact stores, trying again");
+            failed = Some(error);
         }
         let planned = Instant::now();
         let mut wake: Option<Duration> = None;
         for (name, decision, script) in plans {
-            if !self.write(&name, &decision, script).await? {
+            match self.write(&name, &decision, script).await {
+                Ok(true) => {
+                    wake = wake.into_iter().chain(decision.wake_after).min();
+                    if let Some(pace) = self.paces.get_mut(&name) {
+                        // Timers count from what was written: a refused pass leaves them as they were.
+                        pace.timers = decision.timers;
+                        pace.planned = planned;
+                    }
+                }
                 // Something changed under it: the mirror will show it, and if not, look again.
-                wake = Some(wake.map_or(RETRY_MOST, |w| w.min(RETRY_MOST)));
-                continue;
-            }
-            wake = wake.into_iter().chain(decision.wake_after).min();
-            if let Some(pace) = self.paces.get_mut(&name) {
-                // Timers count from what was written: a refused pass leaves them as they were.
-                pace.timers = decision.timers;
-                pace.planned = planned;
+                Ok(false) => wake = Some(wake.map_or(RETRY_MOST, |w| w.min(RETRY_MOST))),
+                Err(error) => {
+                    tracing::warn!(app = %name, error = %inline(&error), "cannot write, trying again");
+                    failed = failed.or(Some(error));
+                }
             }
         }
-        Ok(wake)
+        (wake, failed)
     }
 
     /// Writes one app's decision, state first (I9); false when a transaction was refused.

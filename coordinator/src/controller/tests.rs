@@ -187,3 +187,23 @@ async fn a_lease_that_looks_like_death_is_refused() {
     let refused = run(stage.shared(), stage.keys.clone(), options, CancellationToken::new()).await;
     assert!(matches!(refused, Err(ControllerError::LeaseTooShort { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_app_whose_transaction_is_refused_for_good_keeps_no_other_app_from_its_own() {
+    let stage = Stage::new();
+    let (store, keys, options) = (stage.shared(), stage.keys.clone(), stage.options("c1"));
+    let stop = CancellationToken::new();
+    let mut mirrors = mirror::follow(store.clone(), keys.all(), stop.clone());
+    let leadership = candidate(&store, &keys, &options).campaign(&mut mirrors, &stop).await;
+    let mut leader = Leader::new(&store, &keys, &options, &leadership, Audit::new("c1".into()));
+    let script = |first| Script { first, state_key: String::new(), rest: Vec::new(), duties: Vec::new() };
+    let too_many = (0..200).fold(Transaction::new(), |t, n| t.put(format!("/coord/v1/a/{n}"), "a"));
+    let plans = vec![
+        ("a".parse().expect("app"), Decision::default(), script(too_many)),
+        ("b".parse().expect("app"), Decision::default(), script(Transaction::new().put("/coord/v1/b", "b"))),
+    ];
+    let (_wake, failed) = leader.write_all(plans, None).await;
+    assert!(matches!(failed, Some(StoreError::Refused { .. })), "{failed:?}");
+    assert!(store.read("/coord/v1/b").await.expect("read").entry.is_some(), "b was written");
+    assert!(store.read("/coord/v1/a/0").await.expect("read").entry.is_none(), "a was not");
+}
