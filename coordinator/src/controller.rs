@@ -77,6 +77,10 @@ pub async fn run(store: SharedStore, keys: KeySpace, options: ControllerOptions,
         let mut leader = Leader::new(&store, &keys, &options, &leadership, audit);
         match leader.lead(&mut mirrors, &stop).await {
             End::Stopped => leadership.resign().await,
+            End::Restored => {
+                tracing::error!(node = %options.node_name, "leads no longer: the store was restored from a backup, and what it shows may be of another past");
+                leadership.resign().await;
+            }
             End::Lost => tracing::warn!(node = %options.node_name, "lost the leadership, campaigning again"),
         }
     }
@@ -94,6 +98,8 @@ fn candidate(store: &SharedStore, keys: &KeySpace, options: &ControllerOptions) 
 enum End {
     Stopped,
     Lost,
+    /// The store was restored from a backup.
+    Restored,
 }
 
 /// One app as this leader has followed it.
@@ -128,6 +134,9 @@ impl<'a> Leader<'a> {
             let mirror = Arc::clone(&mirrors.borrow_and_update());
             if !self.leadership.stands_in(&mirror) {
                 return End::Lost;
+            }
+            if mirror.restored {
+                return End::Restored;
             }
             let leadership = self.leadership;
             let wake = tokio::select! {

@@ -69,10 +69,11 @@ impl Candidate {
         }
     }
 
-    /// Resolves when a fresh view shows no leader.
+    /// Resolves when a fresh view shows no leader. Never by a view of a restored store: who may decide nothing by what it sees must
+    /// not lead, because then `coordctl` would have a leader that does nothing.
     async fn vacant(&self, mirrors: &mut watch::Receiver<Arc<Mirror>>) {
         let key = self.key();
-        let vacant = |m: &Arc<Mirror>| m.ready && m.fresh && !m.entries.contains_key(&key);
+        let vacant = |m: &Arc<Mirror>| m.ready && m.fresh && !m.restored && !m.entries.contains_key(&key);
         if mirrors.wait_for(vacant).await.is_err() {
             // The mirror was stopped, and so will this be.
             std::future::pending::<()>().await;

@@ -29,6 +29,8 @@ pub struct Fleet {
     pub revision: Revision,
     /// Does the store answer? If not, this is the last good view (I6).
     pub fresh: bool,
+    /// Was it restored from a backup while it was followed? Then nothing is decided by it, and this coordinator does not lead.
+    pub restored: bool,
     pub leader: Option<LeaderRecord>,
     /// Base URLs of the artifact stores.
     pub stores: Vec<String>,
@@ -91,7 +93,7 @@ pub struct App {
 impl Fleet {
     /// The fleet in a mirror of the whole key space.
     pub fn from_mirror(mirror: &Mirror, keys: &KeySpace) -> Self {
-        let mut fleet = Self { revision: mirror.revision, fresh: mirror.fresh, ..Self::default() };
+        let mut fleet = Self { revision: mirror.revision, fresh: mirror.fresh, restored: mirror.restored, ..Self::default() };
         let mut manifests = Vec::new();
         for entry in mirror.entries.values() {
             match keys.parse(&entry.key) {

@@ -207,3 +207,17 @@ async fn an_app_whose_transaction_is_refused_for_good_keeps_no_other_app_from_it
     assert!(store.read("/coord/v1/b").await.expect("read").entry.is_some(), "b was written");
     assert!(store.read("/coord/v1/a/0").await.expect("read").entry.is_none(), "a was not");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_store_was_restored_gives_the_leadership_back() {
+    let stage = Stage::new();
+    let (store, keys, options) = (stage.shared(), stage.keys.clone(), stage.options("c1"));
+    let stop = CancellationToken::new();
+    let mut mirrors = mirror::follow(store.clone(), keys.all(), stop.clone());
+    let leadership = candidate(&store, &keys, &options).campaign(&mut mirrors, &stop).await;
+    let mut leader = Leader::new(&store, &keys, &options, &leadership, Audit::new("c1".into()));
+    let restored = Mirror { restored: true, fresh: true, ready: true, ..Mirror::default() };
+    let (_sender, mut mirrors) = watch::channel(Arc::new(restored));
+    let ended = tokio::time::timeout(Duration::from_secs(600), leader.lead(&mut mirrors, &stop)).await;
+    assert_eq!(ended.expect("it ends"), End::Restored);
+}

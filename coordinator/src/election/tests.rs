@@ -93,3 +93,15 @@ async fn a_leader_that_resigns_leaves_no_key() {
     leadership.resign().await;
     assert_eq!(store.read(&key).await.expect("read").entry, None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leads_by_a_view_of_a_restored_store() {
+    let store = MemoryStore::new();
+    let mut one = Runner::new(store.clone(), "c1");
+    one.mirrors.wait_for(|m| m.ready).await.expect("followed");
+    let (sender, mirrors) = watch::channel(Arc::new(Mirror { ready: true, fresh: true, restored: true, ..Mirror::default() }));
+    one.mirrors = mirrors;
+    assert!(tokio::time::timeout(TTL * 10, one.campaign()).await.is_err(), "it would lead and do nothing");
+    sender.send_replace(Arc::new(Mirror { ready: true, fresh: true, ..Mirror::default() }));
+    one.campaign().await;
+}

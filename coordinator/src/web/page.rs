@@ -60,6 +60,7 @@ async fn page(State(page): State<StatusPage>) -> Response {
 /// 200 while the store answers; 503 with the reason when it does not. Servers keep running what they run (I7).
 async fn healthz(State(page): State<StatusPage>) -> Response {
     match page.fleet() {
+        Some(fleet) if fleet.restored => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", html::RESTORED)).into_response(),
         Some(fleet) if fleet.fresh => (StatusCode::OK, "ok\n").into_response(),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "etcd does not answer; what is shown is the last good view\n").into_response(),
         None => (StatusCode::SERVICE_UNAVAILABLE, "etcd has not answered yet\n").into_response(),

@@ -13,6 +13,8 @@ use crate::view::Fleet;
 /// The style sheet; it stands in the page, and its digest in the page's security policy.
 const STYLE: &str = include_str!("style.css");
 /// Seconds between two loads.
+/// Said of a store with another past, here and by `/healthz`.
+pub const RESTORED: &str = "etcd was restored from a backup: this coordinator does not lead and rolls nothing out. Look, then restart it.";
 const REFRESH: &str = "<meta http-equiv=\"refresh\" content=\"5\">";
 
 /// HTML under construction. Markup is `&'static str`; whatever comes from records is escaped.
@@ -117,6 +119,9 @@ fn header(html: &mut Html, fleet: Option<&Fleet>, prefix: &str, now: i64) {
 fn body(html: &mut Html, fleet: &Fleet, now: i64) {
     if !fleet.fresh {
         html.tag("p", "banner bad", "etcd does not answer. This is the last good view; servers keep running what they run.");
+    }
+    if fleet.restored {
+        html.tag("p", "banner bad", RESTORED);
     }
     if fleet.leader.is_none() {
         html.tag("p", "banner warn", "No coordinator leads: no rollout moves. Start one with: systemctl start coordinator");

@@ -279,11 +279,19 @@ fn markup_in_records_is_text() {
 fn a_stale_view_no_leader_and_unreadable_records_are_said() {
     let mut records = records();
     records.mirror.fresh = false;
+    records.mirror.restored = true;
     let leader = records.keys.key(&Key::Leader);
     records.mirror.entries.remove(&leader);
     records.put_raw(records.keys.key(&Key::Status(node(1), app())), b"<broken>".to_vec());
     let page = page_of(&records);
-    for part in ["last good view", "No coordinator leads", "/coord/v1/status/web-1/mootube", "unreadable record", "unknown"] {
+    for part in [
+        "last good view",
+        "restored from a backup",
+        "No coordinator leads",
+        "/coord/v1/status/web-1/mootube",
+        "unreadable record",
+        "unknown",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     assert!(html::page(None, "/coord/v1", NOW).contains("etcd has not answered yet"));
@@ -347,6 +355,8 @@ async fn health_follows_the_store() {
     assert_eq!(status("/healthz").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     sender.send_replace(Some(Arc::new(Fleet { fresh: true, ..Fleet::default() })));
     assert_eq!(status("/healthz").await.status(), StatusCode::OK);
+    sender.send_replace(Some(Arc::new(Fleet { fresh: true, restored: true, ..Fleet::default() })));
+    assert_eq!(status("/healthz").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     sender.send_replace(Some(Arc::new(Fleet::default())));
     assert_eq!(status("/healthz").await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let page = status("/").await;
