@@ -109,6 +109,18 @@ struct Pace {
     blocked: Option<String>,
 }
 
+impl Pace {
+    /// Says once why nothing is rolled out, if so.
+    fn block(&mut self, app: &AppName, why: Option<String>) {
+        if self.blocked != why
+            && let Some(why) = &why
+        {
+            tracing::error!(%app, "nothing is rolled out: {why}");
+        }
+        self.blocked = why;
+    }
+}
+
 struct Leader<'a> {
     store: &'a SharedStore,
     keys: &'a KeySpace,
@@ -198,14 +210,13 @@ impl<'a> Leader<'a> {
                 now: audit::unix_now(),
             };
             let decision = rollout::plan(&input);
-            if decision.blocked != pace.blocked
-                && let Some(why) = &decision.blocked
-            {
-                tracing::error!(app = %name, "nothing is rolled out: {why}");
-            }
-            pace.blocked.clone_from(&decision.blocked);
             let script = Script::of(self.keys, mirror, &fleet, name, &decision, &self.audit);
-            plans.push((name.clone(), decision, script));
+            let too_large = script.too_large().map(|key| format!("what would be written to {key} is longer than a record may be"));
+            let writable = too_large.is_none();
+            pace.block(name, too_large.or_else(|| decision.blocked.clone()));
+            if writable {
+                plans.push((name.clone(), decision, script));
+            }
         }
         plans
     }

@@ -9,6 +9,8 @@ use crate::ids::{AppName, NodeName, ReleaseId, RolloutId, Seq};
 use crate::labels::Selector;
 use crate::record::record;
 
+mod targets;
+
 /// `[rollout]`: the policy that the manifest signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -244,6 +246,7 @@ pub struct RolloutState {
     pub release: ReleaseId,
     pub phase: RolloutPhase,
     /// In order; servers that appear later are appended.
+    #[serde(with = "targets")]
     pub targets: Vec<Target>,
     /// Index of the open batch.
     pub batch: usize,

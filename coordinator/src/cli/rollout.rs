@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use coord_proto::ids::AppName;
-use coord_proto::rollout::{RolloutSpec, RolloutState};
+use coord_proto::rollout::{RolloutSpec, RolloutState, Target};
 use serde::Serialize;
 
 use super::wait::{self, TIMEOUT};
@@ -38,6 +38,8 @@ struct View<'a> {
     spec: &'a RolloutSpec,
     /// None until the coordinator saw the spec.
     state: Option<&'a RolloutState>,
+    /// One object per server: in the state they are kept in short.
+    servers: &'a [Target],
 }
 
 /// Runs it.
@@ -68,7 +70,8 @@ impl<'a> View<'a> {
         let none = || Failure::new(Exit::Error, format!("there is no rollout of {name}")).hint("`coordctl release publish` begins one");
         let app = fleet.apps.get(name).ok_or_else(none)?;
         let spec = app.spec.as_ref().ok_or_else(none)?;
-        Ok(Self { spec, state: app.state.as_ref().filter(|state| state.id == spec.id) })
+        let state = app.state.as_ref().filter(|state| state.id == spec.id);
+        Ok(Self { spec, state, servers: state.map_or(&[], |state| &state.targets) })
     }
 
     fn text(&self, fleet: &Fleet, app: &AppName) -> String {

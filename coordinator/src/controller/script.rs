@@ -3,10 +3,11 @@
 use coord_proto::coordinator::StoresRecord;
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
+use coord_proto::limits::RECORD_BYTES_MAX;
 use coord_proto::migration::{self, Resolution, View};
 use coord_proto::record::Record;
 use coord_proto::store::mirror::Mirror;
-use coord_proto::store::{Compare, Transaction};
+use coord_proto::store::{Compare, Transaction, Write};
 
 use super::audit::{Audit, unix_now};
 use crate::rollout::{Decision, Duty};
@@ -54,6 +55,16 @@ impl Script {
         let rest = rest.collect();
         let duties = decision.duties.iter().filter_map(|duty| writer.duty(duty, audit)).collect();
         Self { first, state_key, rest, duties }
+    }
+}
+
+impl Script {
+    /// The key of a record that could be written and never be read again.
+    pub fn too_large(&self) -> Option<&str> {
+        self.rest.iter().chain([&self.first]).flat_map(|t| &t.writes).find_map(|write| match write {
+            Write::Put { key, value, .. } if value.len() > RECORD_BYTES_MAX => Some(key.as_str()),
+            _ => None,
+        })
     }
 }
 

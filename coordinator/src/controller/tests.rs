@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use coord_proto::ids::Seq;
+use coord_proto::limits::RECORD_BYTES_MAX;
 use coord_proto::rollout::{Outcome as Fared, RolloutPhase, Verdict};
 
 use super::*;
@@ -220,4 +221,14 @@ async fn a_leader_whose_store_was_restored_gives_the_leadership_back() {
     let (_sender, mut mirrors) = watch::channel(Arc::new(restored));
     let ended = tokio::time::timeout(Duration::from_secs(600), leader.lead(&mut mirrors, &stop)).await;
     assert_eq!(ended.expect("it ends"), End::Restored);
+}
+
+#[test]
+fn a_record_that_nobody_could_read_again_is_not_written() {
+    let script = |bytes| {
+        let long = Transaction::new().put("/coord/v1/long", "x".repeat(bytes));
+        Script { first: Transaction::new(), state_key: String::new(), rest: vec![long], duties: Vec::new() }
+    };
+    assert_eq!(script(RECORD_BYTES_MAX).too_large(), None);
+    assert_eq!(script(RECORD_BYTES_MAX + 1).too_large(), Some("/coord/v1/long"));
 }

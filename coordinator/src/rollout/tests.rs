@@ -13,6 +13,7 @@ use world::World;
 mod batches;
 mod budgets;
 mod ending;
+mod large;
 mod members;
 mod random;
 mod tasks;
