@@ -101,6 +101,12 @@ impl<'a> Course<'a> {
         self.state.batch_targets(batch).filter(|t| t.outcome == Outcome::Pending).count()
     }
 
+    /// The first batch from `index` on in which somebody waits for his turn.
+    pub fn next_pending(&self, index: usize) -> Option<usize> {
+        let pending = |t: &&Target| t.outcome == Outcome::Pending && t.batch >= index;
+        self.state.targets.iter().filter(pending).map(|t| t.batch).min()
+    }
+
     pub fn done_in(&self, batch: usize) -> usize {
         self.state.batch_targets(batch).filter(|t| t.outcome == Outcome::Done).count()
     }
@@ -150,7 +156,7 @@ impl<'a> Course<'a> {
 
     /// Opens the first batch from `index` on that has a server to tell; after the last one the rollout completes.
     pub fn open_batch_from(&mut self, index: usize) {
-        let next = (index..self.state.batches).find(|b| self.pending_in(*b) > 0);
+        let next = self.next_pending(index);
         // The servers whose turn it is now count too, and those whose batch was skipped because they are all away.
         self.state.batch = next.unwrap_or(self.state.batches);
         if self.stopped_by_budget() {

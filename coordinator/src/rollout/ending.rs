@@ -13,7 +13,7 @@ impl Course<'_> {
     /// The open batch is healthy and baked.
     pub fn leave_batch(&mut self) {
         let next = self.state.batch + 1;
-        let more = (next..self.state.batches).any(|b| self.pending_in(b) > 0);
+        let more = self.next_pending(next).is_some();
         // The first one that opened: its number may be higher, when all servers of those before it are away.
         if more && !self.state.promoted && self.spec.policy.promote == Promote::Manual {
             self.timers.rest();

@@ -1,5 +1,7 @@
 //! What every server is told, derived from the state: only what differs is written.
 
+use std::collections::BTreeSet;
+
 use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::migration::{self, Phase, TaskRecord};
@@ -144,8 +146,8 @@ fn stable_of(app: &App, moved: Option<Seq>) -> Option<Seq> {
 pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&RolloutState>, moved: Option<Seq>) -> Vec<Desired> {
     let Some(stable) = stable_of(app, moved) else { return Vec::new() };
     let Some(facts) = app.manifests.get(&stable) else { return Vec::new() };
-    let outside = |name: &NodeName| state.is_none_or(|s| s.targets.iter().all(|t| &t.node != name));
-    let nodes = input.fleet.nodes.iter().filter(|(name, n)| batches::matches(input, facts, n) && outside(name));
+    let targets: BTreeSet<&NodeName> = state.iter().flat_map(|s| &s.targets).map(|t| &t.node).collect();
+    let nodes = input.fleet.nodes.iter().filter(|(name, n)| !targets.contains(name) && batches::matches(input, facts, n));
     nodes.filter_map(|(name, node)| take_stable(input, app, (name, node), stable)).collect()
 }
 

@@ -279,10 +279,13 @@ impl World {
 
     /// One pass, its decision applied.
     pub fn pass(&mut self, elapsed: Duration) -> Decision {
-        let input = PlanInput { name: &self.name, fleet: &self.fleet, timers: self.timers.clone(), elapsed, now: self.now };
-        let decision = plan(&input);
+        let decision = self.plan(elapsed);
         self.apply(&decision);
         decision
+    }
+
+    pub fn plan(&self, elapsed: Duration) -> Decision {
+        plan(&PlanInput { name: &self.name, fleet: &self.fleet, timers: self.timers.clone(), elapsed, now: self.now })
     }
 
     /// Passes until nothing is written any more; the writes of all of them in one.
@@ -300,7 +303,7 @@ impl World {
         panic!("the planner does not come to rest: {:?}", self.state());
     }
 
-    fn apply(&mut self, decision: &Decision) {
+    pub fn apply(&mut self, decision: &Decision) {
         self.timers = decision.timers.clone();
         let app = self.app_mut();
         if let Some(state) = &decision.state {
