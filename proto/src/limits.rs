@@ -30,6 +30,10 @@ pub const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 pub const EVENT_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Shortest lease that an agent or coordinator may ask for: below it, a scheduling delay looks like death.
 pub const LEASE_TTL_MIN: Duration = Duration::from_secs(2);
+/// Shortest `batch_deadline`: with none, every server would be late in the first look at it.
+pub const BATCH_DEADLINE_MIN: Duration = Duration::from_secs(1);
+/// Longest `bake` and `batch_deadline`.
+pub const ROLLOUT_WAIT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Finished rollouts kept per app.
 pub const HISTORY_MAX: usize = 50;
 /// Attempts of one migration under `on_unknown = "retry"`.

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AppName, Digest, Environment, OnceName, ReleaseId, Seq};
 use crate::labels::{Labels, Selector};
-use crate::limits::{ENTRIES_MAX, HOOK_TIMEOUT, HOOKS_MAX, MANIFEST_BYTES_MAX, PIECE_BYTES, PIECES_MAX, UNPACKED_BYTES_MAX};
+use crate::limits::{
+    BATCH_DEADLINE_MIN, ENTRIES_MAX, HOOK_TIMEOUT, HOOKS_MAX, MANIFEST_BYTES_MAX, PIECE_BYTES, PIECES_MAX, ROLLOUT_WAIT_MAX,
+    UNPACKED_BYTES_MAX,
+};
 use crate::migration::{Phase, TaskName};
 use crate::rollout::RolloutPolicy;
 
@@ -381,6 +384,7 @@ impl Manifest {
     pub fn check(&self) -> Result<(), ManifestError> {
         self.check_artifact()?;
         self.check_layout()?;
+        self.check_rollout()?;
         for (phase, hooks) in self.hooks.phases() {
             limit("hook count", hooks.len() as u64, HOOKS_MAX as u64)?;
             hooks.iter().try_for_each(|h| check_hook(phase, h))?;
@@ -408,6 +412,17 @@ impl Manifest {
             });
         }
         Ok(())
+    }
+
+    fn check_rollout(&self) -> Result<(), ManifestError> {
+        let (bake, deadline) = (self.rollout.bake, self.rollout.batch_deadline);
+        if deadline < BATCH_DEADLINE_MIN {
+            let value = humantime::format_duration(deadline).to_string();
+            let problem = "is shorter than 1s: every server would be late before it had begun";
+            return Err(ManifestError::Field { field: "rollout.batch_deadline", value, problem });
+        }
+        limit("rollout.bake in seconds", bake.as_secs(), ROLLOUT_WAIT_MAX.as_secs())?;
+        limit("rollout.batch_deadline in seconds", deadline.as_secs(), ROLLOUT_WAIT_MAX.as_secs())
     }
 
     fn check_layout(&self) -> Result<(), ManifestError> {

@@ -40,6 +40,10 @@ fn every_number_has_a_limit() {
     assert!(after(|m| m.artifact.pieces = vec![m.artifact.digest.clone(); PIECES_MAX + 1]).contains("artifact.pieces"));
     assert!(after(|m| m.layout.keep_releases = 1001).contains("keep_releases"));
     assert!(after(|m| m.layout.keep_releases = 0).contains("keep_releases"));
+    assert!(after(|m| m.rollout.batch_deadline = Duration::ZERO).contains("rollout.batch_deadline `0s` is shorter than 1s"));
+    assert!(after(|m| m.rollout.batch_deadline = ROLLOUT_WAIT_MAX * 2).contains("rollout.batch_deadline in seconds"));
+    assert!(after(|m| m.rollout.bake = ROLLOUT_WAIT_MAX * 2).contains("rollout.bake in seconds"));
+    assert_eq!(after(|m| (m.rollout.bake, m.rollout.batch_deadline) = (Duration::ZERO, BATCH_DEADLINE_MIN)), "");
     assert!(after(|m| m.hooks.drain = vec![m.hooks.prepare[0].clone(); HOOKS_MAX + 1]).contains("hook count"));
 }
 
