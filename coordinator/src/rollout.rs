@@ -184,13 +184,14 @@ impl Course<'_> {
         self.leave_batch();
     }
 
-    /// The operator's word came: on with what was going on.
+    /// The operator's word came: on with what was going on, in this very pass, because whoever was away counts again.
     fn leave_decision(&mut self) {
         self.timers.rest();
         let phase = if self.after_last_batch() { Phase::After } else { Phase::Before };
         if self.awaited_decision(phase).is_none() {
             self.enter(if phase == Phase::After { RolloutPhase::Finishing } else { RolloutPhase::Running }, "went on after the decision");
             self.state.reason.clear();
+            self.advance();
         }
     }
 
