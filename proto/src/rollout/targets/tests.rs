@@ -34,8 +34,8 @@ fn fleet(servers: usize, serial: usize) -> Vec<Target> {
     let target = |n: usize| Target {
         node: format!("web-{n:05}.eu-west-1.example.com").chars().take(28).collect::<String>().parse().expect("node"),
         batch: n / serial,
-        prior: Seq(if n % 1000 == 0 { 5 } else { 6 }),
-        told: n % 3 == 0,
+        prior: Seq(if n.is_multiple_of(1000) { 5 } else { 6 }),
+        told: n.is_multiple_of(3),
         outcome: outcomes[n % outcomes.len()],
     };
     (0..servers).map(target).collect()
