@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::effects::migrate::Presence;
+use crate::presence::Presence;
 use crate::reporter::Statuses;
 use crate::run::ReadyTable;
 

@@ -21,7 +21,7 @@ use crate::config::{AppPlace, Config};
 use crate::effects::command::{self, CommandOutcome, CommandSpec};
 use crate::effects::environment::{self, HookContext};
 use crate::effects::fetch::Fetcher;
-use crate::effects::migrate::{Ensure, MigrateContext, MigrateError, Presence, Runner, Start};
+use crate::effects::migrate::{Ensure, MigrateContext, MigrateError, Runner, Start};
 use crate::effects::stage::{StageRequest, stage};
 use crate::effects::{health, hook, prune, switch};
 use crate::failure::failure;
@@ -29,6 +29,7 @@ use crate::journal::{Journal, ReleaseOutcome};
 use crate::layout::{self, AppDir};
 use crate::machine::{Action, Event};
 use crate::manifests::Manifests;
+use crate::presence::Presence;
 use crate::run::unix_now;
 use crate::systemd::Units;
 

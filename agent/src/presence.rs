@@ -17,7 +17,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::effects::migrate::Presence;
+/// This server's presence: what every write of this agent is made under.
+#[derive(Debug, Clone)]
+pub struct Presence {
+    pub guard: Guard,
+    /// Cancelled a margin before the lease can have ended, on this host's own CLOCK_BOOTTIME.
+    pub lost: CancellationToken,
+}
 
 /// What the server says of itself.
 #[derive(Debug, Clone)]

@@ -13,8 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::effects::migrate::Presence;
-use crate::presence::guard;
+use crate::presence::{Presence, guard};
 
 /// What there is to report, by app; newer statuses replace older ones that were not written yet.
 pub type Statuses = BTreeMap<AppName, Status>;

@@ -16,7 +16,6 @@ use async_trait::async_trait;
 use coord_proto::ids::{NodeName, Nonce, Revision};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
-use coord_proto::lock::Guard;
 use coord_proto::manifest::{OnUnknown, OnceTask};
 use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
 use coord_proto::store::{SharedStore, StoreError, Transaction, WatchEvent, read_record};
@@ -25,17 +24,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::durable::{DurableError, write_file_durably};
+use crate::presence::Presence;
 
 /// A waiter reads again this often even when no change was seen: a lost event costs a delay, never a rollout.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
-
-/// This server's presence: what a claim is made under.
-#[derive(Debug, Clone)]
-pub struct Presence {
-    pub guard: Guard,
-    /// Cancelled a margin before the lease can have ended, on this host's own CLOCK_BOOTTIME.
-    pub lost: CancellationToken,
-}
 
 /// What a task needs from its surroundings.
 #[derive(Clone)]

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use coord_proto::ids::{AppName, Seq};
 use coord_proto::labels::Labels;
+use coord_proto::lock::Guard;
 use coord_proto::migration::{Phase, TaskName, TaskRecord};
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::{Compare, Outcome, Store};
