@@ -245,14 +245,16 @@ pub fn resolve(keys: &KeySpace, task: &TaskId, view: &View, how: Resolution, wor
     Some(write_settled(keys, task, view, &resolved, entry))
 }
 
-/// Writes a settled record, closes the head if it is this task's, and drops a lock that is this record's.
+/// Writes a settled record, closes the head if it is this record's, and drops a lock that is this record's.
+///
+/// The record's own seq decides: a later manifest may have named the same release again under a seq of its own.
 fn write_settled(keys: &KeySpace, task: &TaskId, view: &View, record: &TaskRecord, entry: &Entry) -> Transaction {
     let mut transaction =
         Transaction::new().when(Compare::unchanged(task.record_key(keys), Some(entry))).put_record(task.record_key(keys), record);
     if let Some((head, head_entry)) = &view.head
         && head.open
-        && head.seq == task.seq
-        && head.task == task.task
+        && head.seq == record.seq
+        && head.task == record.task
     {
         let closed = Head { open: false, ..head.clone() };
         transaction = transaction.when(Compare::unchanged(task.head_key(keys), Some(head_entry))).put_record(task.head_key(keys), &closed);

@@ -258,6 +258,19 @@ async fn an_unknown_ending_keeps_the_head_open() {
     assert!(!world.head_open().await);
 }
 
+/// A later manifest named the same release: who decides asks by its seq, and the head is that of the first claim.
+#[tokio::test]
+async fn a_task_asked_for_under_another_seq_closes_the_head_of_its_record() {
+    let mut world = World::new().await;
+    let by = world.claimant("web-1").await;
+    world.claim(&by).await;
+    world.settle(&by, TaskState::Unknown).await;
+    world.task.seq = Seq(9);
+    assert!(world.resolve(Resolution::Retry).await);
+    assert_eq!(world.state().await.0, TaskState::Pending);
+    assert!(!world.head_open().await, "everybody would wait for ever");
+}
+
 #[tokio::test]
 async fn an_operators_word_wins_over_a_late_result() {
     for how in [Resolution::Succeeded, Resolution::Failed, Resolution::Retry] {
