@@ -9,7 +9,7 @@ use coord_proto::desired::Desired;
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::retry::{Backoff, after};
-use coord_proto::rollout::{RolloutSpec, StableRecord};
+use coord_proto::rollout::{ActiveRollout, StableRecord};
 use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, StoreError, read_record};
 use tokio::sync::{mpsc, watch};
@@ -85,7 +85,7 @@ impl Source {
         let store = self.store.as_ref();
         let (stable_key, spec_key) = (self.keys.key(&Key::Stable(app.clone())), self.keys.key(&Key::RolloutSpec(app.clone())));
         let (stable, spec) =
-            futures::try_join!(read_record::<StableRecord>(store, &stable_key), read_record::<RolloutSpec>(store, &spec_key))?;
+            futures::try_join!(read_record::<StableRecord>(store, &stable_key), read_record::<ActiveRollout>(store, &spec_key))?;
         Ok(effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id)))
     }
 }

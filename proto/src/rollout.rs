@@ -22,6 +22,7 @@ pub struct RolloutSpec {
     pub release: ReleaseId,
     pub kind: RolloutKind,
     /// From the signed manifest, with what the operator overrode on the command line.
+    #[serde(deserialize_with = "policy::tolerant")]
     pub policy: RolloutPolicy,
     /// `--limit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +34,14 @@ pub struct RolloutSpec {
     pub by: Actor,
 }
 record!(RolloutSpec, "rollout spec", 1);
+
+/// What an agent reads of `rollout/spec`: how a rollout goes on is not its business, and must not make it deaf.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveRollout {
+    pub id: RolloutId,
+    pub seq: Seq,
+}
+record!(ActiveRollout, "rollout spec", 1);
 
 /// Why a rollout exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use coord_proto::manifest::Manifest;
 use coord_proto::migration::{Head, LockRecord, TaskRecord};
 use coord_proto::record::{Record, RecordError, decode, encode};
 use coord_proto::report::{Alive, NodeInfo, Status};
-use coord_proto::rollout::{ReleaseRecord, RolloutSpec, RolloutState, SeqRecord, StableRecord, Wish};
+use coord_proto::rollout::{ActiveRollout, ReleaseRecord, RolloutSpec, RolloutState, SeqRecord, StableRecord, Wish};
 use serde_json::Value;
 
 fn fixture(name: &str) -> Vec<u8> {
@@ -54,6 +54,20 @@ fn every_released_version_of_every_record_is_read() {
     check::<LeaderRecord>("leader-record.v1");
     check::<StoresRecord>("artifact-stores.v1");
     check::<CordonRecord>("cordon.v1");
+}
+
+/// A policy of a newer program inside a record leaves the record readable, for coordinators and agents.
+#[test]
+fn a_rollout_with_a_newer_policy_is_still_read() {
+    let mut spec = json(&fixture("rollout-spec.v1"));
+    spec["policy"]["key_of_the_future"] = 1.into();
+    spec["policy"]["promote"] = "when-quiet".into();
+    let bytes = spec.to_string();
+    assert_eq!(decode::<RolloutSpec>(bytes.as_bytes()).expect("read").id.as_str(), "r7");
+    assert_eq!(decode::<ActiveRollout>(bytes.as_bytes()).expect("read").seq.0, 7);
+    let mut finished = json(&fixture("finished-rollout.v1"));
+    finished["spec"] = spec;
+    decode::<HistoryRecord>(finished.to_string().as_bytes()).expect("read");
 }
 
 #[test]

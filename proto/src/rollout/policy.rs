@@ -1,8 +1,12 @@
 //! How a release is rolled out: batches, budgets, and what happens when they are spent.
+//!
+//! What is signed must be understood, so a deploy file and a manifest with an unknown key are refused. The same policy
+//! inside a record is read [`tolerant`]ly, as every record is: a newer program may have written it.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::Value;
 
 /// `[rollout]`: the policy that the manifest signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,24 @@ impl Default for RolloutPolicy {
             on_failure: OnFailure::Rollback,
             batch_deadline: Duration::from_secs(600),
         }
+    }
+}
+
+/// The policy inside a record: unknown keys are ignored, and an unknown word is taken for the most careful one, which
+/// waits for a person. The agent needs none of it, and a coordinator goes on with what it knows.
+pub(super) fn tolerant<'de, D: Deserializer<'de>>(from: D) -> Result<RolloutPolicy, D::Error> {
+    let known = serde_json::to_value(RolloutPolicy::default()).map_err(de::Error::custom)?;
+    let mut policy = serde_json::Map::<String, Value>::deserialize(from)?;
+    policy.retain(|key, _| known.get(key).is_some());
+    careful::<Promote>(&mut policy, "promote", Promote::Manual);
+    careful::<Spread>(&mut policy, "spread", Spread::None);
+    careful::<OnFailure>(&mut policy, "on_failure", OnFailure::Halt);
+    serde_json::from_value(policy.into()).map_err(de::Error::custom)
+}
+
+fn careful<T: Serialize + for<'a> Deserialize<'a>>(policy: &mut serde_json::Map<String, Value>, key: &str, instead: T) {
+    if policy.get(key).is_some_and(|word| T::deserialize(word).is_err()) {
+        policy.insert(key.to_owned(), serde_json::to_value(instead).expect("a word is a string"));
     }
 }
 
@@ -207,6 +229,26 @@ mod tests {
     fn serial_refuses_zero_empty_and_more_than_all() {
         for bad in ["0", "[]", "\"0%\"", "\"101%\"", "\"many\"", "[1, 0]", "-1"] {
             assert!(serde_json::from_str::<Serial>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Holder {
+        #[serde(deserialize_with = "tolerant")]
+        policy: RolloutPolicy,
+    }
+
+    /// Strict where it is signed, tolerant where it is recorded.
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_in_a_manifest_and_read_in_a_record() {
+        for newer in [r#"{"serial":2,"key_of_the_future":1}"#, r#"{"serial":2,"promote":"when-quiet","on_failure":"ask","spread":"rack"}"#]
+        {
+            assert!(serde_json::from_str::<RolloutPolicy>(newer).is_err(), "{newer}");
+            let holder: Holder = serde_json::from_str(&format!(r#"{{"policy":{newer}}}"#)).expect("read");
+            assert_eq!(holder.policy.serial.size(0, 9), 2, "{newer}");
+            if newer.contains("promote") {
+                assert_eq!((holder.policy.promote, holder.policy.on_failure), (Promote::Manual, OnFailure::Halt));
+            }
         }
     }
 
