@@ -93,6 +93,8 @@ pub struct Machine {
     /// Seqs whose `before` tasks are settled, as seen since the start.
     settled: BTreeSet<Seq>,
     in_flight: Option<Action>,
+    /// The rollout that the action in flight began under.
+    begun_under: Option<RolloutId>,
     health: HealthState,
     progress: Option<Progress>,
     waiting: Option<String>,
@@ -116,6 +118,7 @@ impl Machine {
             manifests: BTreeMap::new(),
             settled: BTreeSet::new(),
             in_flight: None,
+            begun_under: None,
             health,
             progress: None,
             waiting: None,
@@ -149,6 +152,8 @@ impl Machine {
         let Some(goal) = &self.goal else { return false };
         match &self.in_flight {
             Some(Action::Stage(seq) | Action::Prepare(seq)) => goal.run != *seq && goal.stage != Some(*seq),
+            // Another rollout of the same seq may claim what the one before it may not any more.
+            Some(Action::EnsureTasks { .. }) if goal.rollout != self.begun_under => true,
             Some(Action::EnsureTasks { seq, phase: Phase::Before, may_claim }) => goal.run != *seq || goal.may_migrate != *may_claim,
             Some(Action::EnsureTasks { seq, phase: Phase::After, .. }) => goal.after != Some(*seq),
             _ => false,
@@ -175,6 +180,7 @@ impl Machine {
             self.waiting = None;
             self.progress = None;
             self.in_flight = self.decide();
+            self.begun_under = self.rollout();
             return self.in_flight.clone();
         }
         None

@@ -234,7 +234,7 @@ impl Performer {
             context: &context,
             id: &id,
             task,
-            may_claim: may_claim && chosen,
+            told_by: job.rollout.as_ref().filter(|_| may_claim && chosen),
             runner: &runner,
             give_way: &job.give_way,
             say: &say,

@@ -16,9 +16,10 @@
 //! This file holds the decisions and the transactions, no I/O; the records are in `record.rs`. Agents, the coordinator and
 //! `coordctl` all use it.
 
-use crate::ids::{AppName, NodeName, Nonce, ReleaseId, Seq};
+use crate::ids::{AppName, NodeName, Nonce, ReleaseId, RolloutId, Seq};
 use crate::keys::{Key, KeySpace};
 use crate::lock::Guard;
+use crate::rollout::ActiveRollout;
 use crate::store::{Compare, Entry, LeaseId, Transaction};
 
 pub use record::{Head, LockRecord, PastAttempt, Phase, TaskName, TaskRecord, TaskState};
@@ -85,8 +86,9 @@ pub enum Stance {
     Overtaken,
 }
 
-/// What to do about a task. `me` is the nonce that this server journaled for it, if it ever tried to claim.
-pub fn stance(task: &TaskId, view: &View, me: Option<&Nonce>, may_claim: bool) -> Stance {
+/// What to do about a task. `me` is the nonce that this server journaled for it, if it ever tried to claim. `told_by` is the
+/// rollout that told this server to run it; none for a server that may only wait.
+pub fn stance(task: &TaskId, view: &View, me: Option<&Nonce>, told_by: Option<&RolloutId>) -> Stance {
     let state = view.record.as_ref().map_or(TaskState::Pending, |(r, _)| r.state);
     match state {
         TaskState::Succeeded => Stance::Settled,
@@ -95,10 +97,17 @@ pub fn stance(task: &TaskId, view: &View, me: Option<&Nonce>, may_claim: bool) -
         TaskState::Pending => match &view.head {
             Some((head, _)) if head.seq > task.seq => Stance::Overtaken,
             Some((head, _)) if head.open => Stance::Wait,
-            _ if !may_claim || view.lock.is_some() => Stance::Wait,
+            _ if !told_by_the_active(task, view, told_by) || view.lock.is_some() => Stance::Wait,
             _ => Stance::Claim,
         },
     }
+}
+
+/// Is the rollout that told this server still the active one, and of this very seq? The claim compares the same entry:
+/// what a superseded rollout told is not claimed any more, however late its servers hear of that.
+fn told_by_the_active(task: &TaskId, view: &View, told_by: Option<&RolloutId>) -> bool {
+    let active = view.spec.as_ref().and_then(|entry| entry.record::<ActiveRollout>().ok());
+    active.is_some_and(|active| Some(&active.id) == told_by && active.seq == task.seq)
 }
 
 fn claimed_stance(view: &View, me: Option<&Nonce>) -> Stance {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coord_proto::ids::{NodeName, Nonce, Revision};
+use coord_proto::ids::{NodeName, Nonce, Revision, RolloutId};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
 use coord_proto::manifest::{OnUnknown, OnceTask};
@@ -100,8 +100,8 @@ pub struct Ensure<'a> {
     pub context: &'a MigrateContext,
     pub id: &'a TaskId,
     pub task: &'a OnceTask,
-    /// Told by the active rollout, and chosen by the task's `on` labels.
-    pub may_claim: bool,
+    /// The rollout that told this server to run it; none where it may only wait: no rollout did, or the task's `on` labels choose others.
+    pub told_by: Option<&'a RolloutId>,
     pub runner: &'a dyn Runner,
     /// Ends waiting; never a command that runs.
     pub give_way: &'a CancellationToken,
@@ -121,7 +121,7 @@ impl Ensure<'_> {
             let view = self.look().await?;
             let claim = self.load_claim()?;
             let nonce = claim.as_ref().map(|c| &c.nonce);
-            match migration::stance(self.id, &view, nonce, self.may_claim) {
+            match migration::stance(self.id, &view, nonce, self.told_by) {
                 Stance::Settled => return Ok(()),
                 Stance::Overtaken => return Err(MigrateError::Overtaken { task: self.id.task.to_string() }),
                 Stance::Blocked(TaskState::Failed) => return Err(self.failed(&view)),
@@ -229,7 +229,7 @@ impl Ensure<'_> {
     /// Nobody knows how it ended: the policy's `retry`, or a person's decision.
     async fn decide_or_wait(&self, view: &View) -> Result<(), MigrateError> {
         let attempts = view.record.as_ref().map_or(0, |(r, _)| r.attempt);
-        if self.task.on_unknown == OnUnknown::Retry && self.may_claim && attempts < MIGRATION_ATTEMPTS_MAX {
+        if self.task.on_unknown == OnUnknown::Retry && self.told_by.is_some() && attempts < MIGRATION_ATTEMPTS_MAX {
             let words = format!("tried again by the policy on_unknown = \"retry\" after attempt {attempts}");
             return self.commit(migration::resolve(&self.context.keys, self.id, view, Resolution::Retry, &words, self.runner.now())).await;
         }

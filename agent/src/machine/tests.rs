@@ -217,6 +217,21 @@ fn a_changed_mind_interrupts_what_nobody_sees_and_only_that() {
     assert!(!m.must_yield(), "a switch is brought to its end");
 }
 
+/// `retry` and `restart` begin another rollout of the same release: who waits under the old one may claim under the new one.
+#[test]
+fn a_task_waited_for_under_another_rollout_is_begun_again() {
+    let mut m = machine();
+    let told = |rollout: &str, generation| Goal { rollout: Some(rollout.parse().expect("rollout")), ..goal(1, None, generation) };
+    let first = m.handle(Event::GoalSeen(told("r1", 1)));
+    play_until(&mut m, first, |a| matches!(a, Action::EnsureTasks { .. }));
+    m.handle(Event::GoalSeen(told("r1", 2)));
+    assert!(!m.must_yield(), "asked by the same rollout");
+    m.handle(Event::GoalSeen(told("r2", 3)));
+    assert!(m.must_yield());
+    assert!(matches!(m.handle(Event::Interrupted), Some(Action::EnsureTasks { .. })));
+    assert!(!m.must_yield());
+}
+
 #[test]
 fn protected_releases_are_never_offered_for_pruning() {
     let mut m = deployed(1);

@@ -18,8 +18,18 @@ fn task(seq: u64, name: &str) -> TaskId {
 impl World {
     async fn new() -> Self {
         let world = Self { store: MemoryStore::new(), keys: KeySpace::default(), task: task(7, "before") };
-        world.write(Transaction::new().put(world.spec_key(), "spec")).await;
+        world.start_rollout("7", Seq(7)).await;
         world
+    }
+
+    async fn start_rollout(&self, id: &str, seq: Seq) {
+        let spec = ActiveRollout { id: id.parse().expect("a rollout"), seq };
+        self.write(Transaction::new().put_record(self.spec_key(), &spec)).await;
+    }
+
+    /// What the agent of a server does that rollout 7 told to run the task.
+    async fn told(&self, task: &TaskId, me: Option<&Nonce>) -> Stance {
+        stance(task, &self.view_of(task).await, me, Some(&"7".parse().expect("a rollout")))
     }
 
     fn spec_key(&self) -> String {
@@ -60,7 +70,7 @@ impl World {
 
     async fn claim(&self, by: &Claimant) -> Revision {
         let view = self.view().await;
-        assert_eq!(stance(&self.task, &view, None, true), Stance::Claim);
+        assert_eq!(self.told(&self.task, None).await, Stance::Claim);
         self.write(claim(&self.keys, &self.task, &view, by).1).await
     }
 
@@ -110,7 +120,7 @@ async fn a_claim_writes_record_head_and_lock_at_one_revision_the_fence() {
     let lock = view.lock.clone().expect("a lock");
     assert_eq!((entry.modified, lock.created, lock.lease), (fence, fence, Some(by.presence.lease)));
     assert!(world.head_open().await);
-    assert_eq!(stance(&world.task, &view, Some(&by.nonce), true), Stance::Own);
+    assert_eq!(world.told(&world.task, Some(&by.nonce)).await, Stance::Own);
 }
 
 #[tokio::test]
@@ -122,7 +132,7 @@ async fn of_two_claims_from_the_same_view_one_wins() {
     assert!(world.commit(first).await.committed());
     assert!(!world.commit(second.clone()).await.committed());
     assert!(!world.commit(second).await.committed(), "nor when it is sent again");
-    assert_eq!(stance(&world.task, &world.view().await, Some(&b.nonce), true), Stance::Wait);
+    assert_eq!(world.told(&world.task, Some(&b.nonce)).await, Stance::Wait);
 }
 
 #[tokio::test]
@@ -169,7 +179,7 @@ async fn a_result_settles_the_record_closes_the_head_and_drops_the_lock() {
         assert!(!world.head_open().await && world.view().await.lock.is_none());
         assert_eq!(world.settle(&by, TaskState::Succeeded).await, None, "settled once");
         let expected = if state == TaskState::Succeeded { Stance::Settled } else { Stance::Blocked(TaskState::Failed) };
-        assert_eq!(stance(&world.task, &world.view().await, None, true), expected);
+        assert_eq!(world.told(&world.task, None).await, expected);
     }
 }
 
@@ -189,7 +199,7 @@ async fn a_lost_reply_to_a_claim_is_settled_by_reading_the_nonce() {
     world.store.drop_next_reply();
     assert!(world.store.commit(transaction).await.is_err());
     let view = world.view().await;
-    assert_eq!(stance(&world.task, &view, Some(&by.nonce), true), Stance::Own);
+    assert_eq!(world.told(&world.task, Some(&by.nonce)).await, Stance::Own);
     assert!(may_start(&view, &by.nonce));
 }
 
@@ -214,14 +224,14 @@ async fn a_gone_lock_makes_the_claim_unknown_and_leaves_the_head_open() {
     assert!(mark_unknown(&world.keys, &world.task, &world.view().await).is_none(), "its holder is alive");
     world.store.end_lease(by.presence.lease);
     let view = world.view().await;
-    assert_eq!(stance(&world.task, &view, None, true), Stance::MarkUnknown);
+    assert_eq!(world.told(&world.task, None).await, Stance::MarkUnknown);
     let mark = mark_unknown(&world.keys, &world.task, &view).expect("marked");
     assert!(world.commit(mark.clone()).await.committed());
     assert!(!world.commit(mark).await.committed(), "once");
     assert_eq!(world.state().await.0, TaskState::Unknown);
-    assert_eq!(stance(&world.task, &world.view().await, None, true), Stance::Blocked(TaskState::Unknown));
+    assert_eq!(world.told(&world.task, None).await, Stance::Blocked(TaskState::Unknown));
     assert!(world.head_open().await);
-    assert_eq!(stance(&task(8, "before"), &world.view_of(&task(8, "before")).await, None, true), Stance::Wait, "nothing newer starts");
+    assert_eq!(world.told(&task(8, "before"), None).await, Stance::Wait, "nothing newer starts");
 }
 
 #[tokio::test]
@@ -306,11 +316,16 @@ async fn a_retry_is_another_attempt_and_remembers_the_first() {
 }
 
 #[tokio::test]
-async fn who_may_not_claim_waits() {
+async fn only_who_the_active_rollout_told_claims() {
     let world = World::new().await;
-    let view = world.view().await;
-    assert_eq!(stance(&world.task, &view, None, false), Stance::Wait);
-    assert_eq!(stance(&world.task, &view, None, true), Stance::Claim);
+    assert_eq!(stance(&world.task, &world.view().await, None, None), Stance::Wait, "takes `stable`, or another label");
+    assert_eq!(world.told(&world.task, None).await, Stance::Claim);
+    world.start_rollout("8", Seq(7)).await;
+    assert_eq!(world.told(&world.task, None).await, Stance::Wait, "another rollout took its place");
+    world.start_rollout("7", Seq(6)).await;
+    assert_eq!(world.told(&world.task, None).await, Stance::Wait, "it is of another release");
+    world.write(Transaction::new().put(world.spec_key(), "not a record")).await;
+    assert_eq!(world.told(&world.task, None).await, Stance::Wait, "nobody can tell");
 }
 
 #[tokio::test]
@@ -318,9 +333,9 @@ async fn an_older_task_never_starts_after_a_newer_one() {
     let mut world = World::new().await;
     let by = world.claimant("web-1").await;
     world.claim(&by).await;
-    assert_eq!(stance(&task(6, "before"), &world.view_of(&task(6, "before")).await, None, true), Stance::Overtaken);
+    assert_eq!(world.told(&task(6, "before"), None).await, Stance::Overtaken);
     world.settle(&by, TaskState::Succeeded).await;
-    assert_eq!(stance(&task(6, "before"), &world.view_of(&task(6, "before")).await, None, true), Stance::Overtaken, "closed as well");
+    assert_eq!(world.told(&task(6, "before"), None).await, Stance::Overtaken, "closed as well");
     world.task = task(7, "after");
     world.claim(&by).await;
 }

@@ -4,6 +4,7 @@ use coord_proto::ids::{AppName, Seq};
 use coord_proto::labels::Labels;
 use coord_proto::lock::Guard;
 use coord_proto::migration::{Phase, TaskName, TaskRecord};
+use coord_proto::rollout::ActiveRollout;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::{Compare, Outcome, Store};
 use std::sync::Arc;
@@ -50,11 +51,13 @@ struct World {
     gate: watch::Receiver<bool>,
 }
 
-fn world() -> World {
+async fn world() -> World {
     let app: AppName = "a".parse().expect("app");
     let id = TaskId { app, release: "r1".parse().expect("release"), seq: Seq(1), task: TaskName { phase: Phase::Before, once: None } };
     let (open, gate) = watch::channel(true);
-    World { store: MemoryStore::new(), keys: KeySpace::default(), id, open, gate }
+    let world = World { store: MemoryStore::new(), keys: KeySpace::default(), id, open, gate };
+    world.start_rollout("1", Seq(1)).await;
+    world
 }
 
 fn task(on_unknown: OnUnknown) -> OnceTask {
@@ -63,6 +66,12 @@ fn task(on_unknown: OnUnknown) -> OnceTask {
 }
 
 impl World {
+    async fn start_rollout(&self, id: &str, seq: Seq) {
+        let spec = ActiveRollout { id: id.parse().expect("rollout"), seq };
+        let key = self.keys.key(&Key::RolloutSpec(self.id.app.clone()));
+        self.store.commit(Transaction::new().put_record(key, &spec)).await.expect("spec");
+    }
+
     async fn host(&self, name: &str, ending: TaskState) -> Host {
         let node: NodeName = name.parse().expect("node");
         let dir = tempfile::tempdir().expect("dir");
@@ -96,11 +105,12 @@ impl World {
 impl Host {
     async fn ensure(&self, world: &World, policy: OnUnknown) -> Result<(), MigrateError> {
         let say = |_: String| {};
+        let told_by: RolloutId = "1".parse().expect("rollout");
         let ensure = Ensure {
             context: &self.context,
             id: &world.id,
             task: &task(policy),
-            may_claim: true,
+            told_by: Some(&told_by),
             runner: &self.script,
             give_way: &self.give_way,
             say: &say,
@@ -116,7 +126,7 @@ impl Host {
 
 #[tokio::test]
 async fn twenty_servers_at_once_start_it_once() {
-    let world = world();
+    let world = world().await;
     let mut hosts = vec![];
     for i in 0..20 {
         hosts.push(world.host(&format!("web-{i}"), TaskState::Succeeded).await);
@@ -129,7 +139,7 @@ async fn twenty_servers_at_once_start_it_once() {
 
 #[tokio::test]
 async fn a_failed_one_fails_for_all_and_is_not_started_again() {
-    let world = world();
+    let world = world().await;
     let (a, b) = (world.host("a", TaskState::Failed).await, world.host("b", TaskState::Failed).await);
     for host in [&a, &b] {
         assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Failed { .. })));
@@ -139,7 +149,7 @@ async fn a_failed_one_fails_for_all_and_is_not_started_again() {
 
 #[tokio::test]
 async fn the_reply_of_the_claim_is_lost_and_the_claim_is_found_by_its_nonce() {
-    let world = world();
+    let world = world().await;
     let host = world.host("a", TaskState::Succeeded).await;
     world.store.drop_next_reply();
     host.ensure(&world, OnUnknown::Stop).await.expect("settled");
@@ -150,7 +160,7 @@ async fn the_reply_of_the_claim_is_lost_and_the_claim_is_found_by_its_nonce() {
 /// The agent dies while the command runs, and comes back: the journal says `started`, and nobody knows.
 #[tokio::test]
 async fn an_agent_that_died_during_the_command_never_starts_it_again() {
-    let world = world();
+    let world = world().await;
     world.open.send_replace(false);
     let host = world.host("a", TaskState::Succeeded).await;
     tokio::select! {
@@ -176,7 +186,7 @@ async fn an_agent_that_died_during_the_command_never_starts_it_again() {
 
 #[tokio::test]
 async fn retry_starts_it_again_with_a_higher_fence_and_attempt() {
-    let world = world();
+    let world = world().await;
     world.open.send_replace(false);
     let host = world.host("a", TaskState::Succeeded).await;
     tokio::select! {
@@ -194,7 +204,7 @@ async fn retry_starts_it_again_with_a_higher_fence_and_attempt() {
 /// The holder's lease ends while its command runs: others mark it unknown; under `stop` it goes on and settles late.
 #[tokio::test]
 async fn a_lost_lease_under_stop_settles_late_and_starts_nothing_else() {
-    let world = world();
+    let world = world().await;
     world.open.send_replace(false);
     let (a, b) = (world.host("a", TaskState::Succeeded).await, world.host("b", TaskState::Succeeded).await);
     let play = async {
@@ -213,7 +223,7 @@ async fn a_lost_lease_under_stop_settles_late_and_starts_nothing_else() {
 
 #[tokio::test]
 async fn an_older_release_never_starts_after_a_newer_one() {
-    let world = world();
+    let world = world().await;
     let host = world.host("a", TaskState::Succeeded).await;
     let head = migration::Head { seq: Seq(2), release: "r2".parse().expect("release"), task: world.id.task.clone(), open: false };
     world.store.commit(Transaction::new().put_record(world.id.head_key(&world.keys), &head)).await.expect("head");
@@ -221,9 +231,20 @@ async fn an_older_release_never_starts_after_a_newer_one() {
     assert_eq!(host.starts(), 0);
 }
 
+/// Nobody told this server yet that its rollout was superseded; the store knows.
+#[tokio::test(start_paused = true)]
+async fn what_a_superseded_rollout_told_is_not_claimed() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    world.start_rollout("2", Seq(2)).await;
+    let waited = tokio::time::timeout(LOOK_AGAIN * 3, host.ensure(&world, OnUnknown::Stop)).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert_eq!(host.starts(), 0);
+}
+
 #[tokio::test]
 async fn a_waiter_gives_way_when_asked() {
-    let world = world();
+    let world = world().await;
     let host = world.host("a", TaskState::Succeeded).await;
     host.presence.send_replace(None);
     host.give_way.cancel();
