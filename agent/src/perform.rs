@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use async_trait::async_trait;
 use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId, Seq};
@@ -238,7 +237,6 @@ impl Performer {
             runner: &runner,
             give_way: &job.give_way,
             say: &say,
-            looked_at: AtomicI64::new(0),
         };
         let step = if task.name.phase == Phase::After { Step::AfterTasks } else { Step::Migrating };
         ensure.run().await.map_err(|e| match e {

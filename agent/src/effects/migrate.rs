@@ -9,7 +9,6 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -107,8 +106,22 @@ pub struct Ensure<'a> {
     pub give_way: &'a CancellationToken,
     /// What it waits for, in words.
     pub say: &'a (dyn Fn(String) + Send + Sync),
-    /// Revision of the last look: a wait watches from there.
-    pub looked_at: AtomicI64,
+}
+
+/// The task's keys, and what may change after they were read.
+struct Look {
+    view: View,
+    /// The oldest revision that was read: a watch from the next one on loses nothing.
+    at: Revision,
+    /// Marked before the keys were read: a change since then wakes a wait.
+    presence: watch::Receiver<Option<Presence>>,
+}
+
+impl Look {
+    /// This server's presence, unless its lease may have ended.
+    fn present(&self) -> Option<Presence> {
+        self.presence.borrow().clone().filter(|p| !p.lost.is_cancelled())
+    }
 }
 
 impl Ensure<'_> {
@@ -118,19 +131,19 @@ impl Ensure<'_> {
     /// The task failed, was overtaken, or [`Ensure::give_way`] was cancelled while it waited.
     pub async fn run(&self) -> Result<(), MigrateError> {
         loop {
-            let view = self.look().await?;
+            let look = self.look().await?;
             let claim = self.load_claim()?;
             let nonce = claim.as_ref().map(|c| &c.nonce);
-            match migration::stance(self.id, &view, nonce, self.told_by) {
+            match migration::stance(self.id, &look.view, nonce, self.told_by) {
                 Stance::Settled => return Ok(()),
                 Stance::Overtaken => return Err(MigrateError::Overtaken { task: self.id.task.to_string() }),
-                Stance::Blocked(TaskState::Failed) => return Err(self.failed(&view)),
-                Stance::Blocked(_) if self.owes_a_result(&view, claim.as_ref()) => self.settle_own(&view, claim).await?,
-                Stance::Blocked(_) => self.decide_or_wait(&view).await?,
-                Stance::Claim => self.claim(&view, claim).await?,
-                Stance::Own => self.go_on(&view, claim).await?,
-                Stance::MarkUnknown => self.commit(migration::mark_unknown(&self.context.keys, self.id, &view)).await?,
-                Stance::Wait => self.wait(self.waiting_words(&view)).await?,
+                Stance::Blocked(TaskState::Failed) => return Err(self.failed(&look.view)),
+                Stance::Blocked(_) if self.owes_a_result(&look.view, claim.as_ref()) => self.settle_own(&look, claim).await?,
+                Stance::Blocked(_) => self.decide_or_wait(&look).await?,
+                Stance::Claim => self.claim(&look, claim).await?,
+                Stance::Own => self.go_on(&look, claim).await?,
+                Stance::MarkUnknown => self.commit(&look, migration::mark_unknown(&self.context.keys, self.id, &look.view)).await?,
+                Stance::Wait => self.wait(&look, self.waiting_words(&look.view)).await?,
             }
         }
     }
@@ -141,7 +154,9 @@ impl Ensure<'_> {
         claim.is_some_and(|c| c.ending.is_some() && ours(c))
     }
 
-    async fn look(&self) -> Result<View, MigrateError> {
+    async fn look(&self) -> Result<Look, MigrateError> {
+        let mut presence = self.context.presence.clone();
+        presence.mark_unchanged();
         let store = self.context.store.as_ref();
         let keys = &self.context.keys;
         let first = store.read(&self.id.head_key(keys)).await?.revision;
@@ -154,40 +169,35 @@ impl Ensure<'_> {
             store.read(&lock_key),
             store.read(&spec_key)
         )?;
-        // The oldest of the four: a watch from there loses nothing.
-        self.looked_at.store(lock.revision.0.min(spec.revision.0).min(first.0), Ordering::Relaxed);
-        Ok(View { record, head, lock: lock.entry, spec: spec.entry })
+        let at = Revision(lock.revision.0.min(spec.revision.0).min(first.0));
+        Ok(Look { view: View { record, head, lock: lock.entry, spec: spec.entry }, at, presence })
     }
 
-    async fn claim(&self, view: &View, old: Option<Claim>) -> Result<(), MigrateError> {
-        let Some(presence) = self.present() else { return self.wait("waiting for this server's presence in the store".into()).await };
+    async fn claim(&self, look: &Look, old: Option<Claim>) -> Result<(), MigrateError> {
+        let Some(presence) = look.present() else { return self.wait(look, "waiting for this server's presence in the store".into()).await };
         // A claim whose answer was lost may still arrive: the same nonce makes it ours when it does.
         let nonce = old.filter(|c| !c.started).map_or_else(Nonce::random, |c| c.nonce);
         self.save_claim(&Claim { nonce: nonce.clone(), started: false, ending: None })?;
         let by = Claimant { node: self.context.node.clone(), nonce, presence: presence.guard, now: self.runner.now() };
-        let (_, transaction) = migration::claim(&self.context.keys, self.id, view, &by);
-        self.commit(Some(transaction)).await
-    }
-
-    fn present(&self) -> Option<Presence> {
-        self.context.presence.borrow().clone().filter(|p| !p.lost.is_cancelled())
+        let (_, transaction) = migration::claim(&self.context.keys, self.id, &look.view, &by);
+        self.commit(look, Some(transaction)).await
     }
 
     /// Our own claim: run it, or settle what the journal knows of it.
-    async fn go_on(&self, view: &View, claim: Option<Claim>) -> Result<(), MigrateError> {
+    async fn go_on(&self, look: &Look, claim: Option<Claim>) -> Result<(), MigrateError> {
         let Some(claim) = claim else { return Ok(()) };
         if claim.ending.is_some() {
-            return self.settle_own(view, Some(claim)).await;
+            return self.settle_own(look, Some(claim)).await;
         }
         if claim.started {
             let ending = self.ending_of_a_lost_start();
             self.save_claim(&Claim { ending: Some(ending), ..claim })?;
             return Ok(());
         }
-        if !migration::may_start(view, &claim.nonce) {
-            return self.commit(migration::mark_unknown(&self.context.keys, self.id, view)).await;
+        if !migration::may_start(&look.view, &claim.nonce) {
+            return self.commit(look, migration::mark_unknown(&self.context.keys, self.id, &look.view)).await;
         }
-        self.start(view, claim).await
+        self.start(look, claim).await
     }
 
     fn ending_of_a_lost_start(&self) -> JournaledEnding {
@@ -199,12 +209,12 @@ impl Ensure<'_> {
         }
     }
 
-    async fn start(&self, view: &View, claim: Claim) -> Result<(), MigrateError> {
-        let Some((record, entry)) = &view.record else { return Ok(()) };
+    async fn start(&self, look: &Look, claim: Claim) -> Result<(), MigrateError> {
+        let Some((record, entry)) = &look.view.record else { return Ok(()) };
         let started = Claim { started: true, ..claim };
         self.save_claim(&started)?;
         // Under `stop` a lost lease does not end the command: nobody else may start it, so it settles late.
-        let cancel = match (self.task.on_unknown, self.present()) {
+        let cancel = match (self.task.on_unknown, look.present()) {
             (OnUnknown::Stop, _) => CancellationToken::new(),
             (OnUnknown::Retry, Some(presence)) => presence.lost,
             (OnUnknown::Retry, None) => return Ok(()),
@@ -215,50 +225,53 @@ impl Ensure<'_> {
         self.save_claim(&Claim { ending: Some(JournaledEnding { state, detail, log_tail, now }), ..started })
     }
 
-    async fn settle_own(&self, view: &View, claim: Option<Claim>) -> Result<(), MigrateError> {
+    async fn settle_own(&self, look: &Look, claim: Option<Claim>) -> Result<(), MigrateError> {
         let Some(Claim { nonce, ending: Some(ending), .. }) = claim else { return Ok(()) };
         let JournaledEnding { state, detail, log_tail, now } = ending;
         // An ending nobody knows leaves the record open for a person: unknown, and unsettled.
-        if state == TaskState::Unknown && view.record.as_ref().is_some_and(|(r, _)| r.state == TaskState::Unknown) {
-            return self.decide_or_wait(view).await;
+        if state == TaskState::Unknown && look.view.record.as_ref().is_some_and(|(r, _)| r.state == TaskState::Unknown) {
+            return self.decide_or_wait(look).await;
         }
         let ending = Ending { state, detail, log_tail, now };
-        self.commit(migration::settle(&self.context.keys, self.id, view, &nonce, &ending)).await
+        self.commit(look, migration::settle(&self.context.keys, self.id, &look.view, &nonce, &ending)).await
     }
 
     /// Nobody knows how it ended: the policy's `retry`, or a person's decision.
-    async fn decide_or_wait(&self, view: &View) -> Result<(), MigrateError> {
-        let attempts = view.record.as_ref().map_or(0, |(r, _)| r.attempt);
+    async fn decide_or_wait(&self, look: &Look) -> Result<(), MigrateError> {
+        let attempts = look.view.record.as_ref().map_or(0, |(r, _)| r.attempt);
         if self.task.on_unknown == OnUnknown::Retry && self.told_by.is_some() && attempts < MIGRATION_ATTEMPTS_MAX {
             let words = format!("tried again by the policy on_unknown = \"retry\" after attempt {attempts}");
-            return self.commit(migration::resolve(&self.context.keys, self.id, view, Resolution::Retry, &words, self.runner.now())).await;
+            return self
+                .commit(look, migration::resolve(&self.context.keys, self.id, &look.view, Resolution::Retry, &words, self.runner.now()))
+                .await;
         }
         let words = format!(
             "waiting: nobody knows whether the task {} of {} finished; `coordctl migration resolve {} {} --as succeeded|failed|retry` decides",
             self.id.task, self.id.release, self.id.app, self.id.release
         );
-        self.wait(words).await
+        self.wait(look, words).await
     }
 
     /// A refused transaction or a lost answer only means "look again".
-    async fn commit(&self, transaction: Option<Transaction>) -> Result<(), MigrateError> {
+    async fn commit(&self, look: &Look, transaction: Option<Transaction>) -> Result<(), MigrateError> {
         let Some(transaction) = transaction else { return Ok(()) };
         match self.context.store.commit(transaction).await {
             Ok(_) => Ok(()),
-            Err(e) if e.passing() || matches!(e, StoreError::LeaseEnded(_)) => self.wait("waiting for the store to answer".into()).await,
+            Err(e) if e.passing() || matches!(e, StoreError::LeaseEnded(_)) => {
+                self.wait(look, "waiting for the store to answer".into()).await
+            }
             Err(e) => Err(e.into()),
         }
     }
 
-    async fn wait(&self, words: String) -> Result<(), MigrateError> {
+    async fn wait(&self, look: &Look, words: String) -> Result<(), MigrateError> {
         (self.say)(words);
         let store = &self.context.store;
-        let from = Revision(self.looked_at.load(Ordering::Relaxed) + 1);
+        let from = Revision(look.at.0 + 1);
         let records = self.context.keys.migrations(&self.id.app);
         let mut changes = store.watch(&records, from).await?;
         let mut locks = store.watch(&self.id.lock_key(&self.context.keys), from).await?;
-        let mut presence = self.context.presence.clone();
-        presence.mark_unchanged();
+        let mut presence = look.presence.clone();
         tokio::select! {
             biased;
             () = self.give_way.cancelled() => return Err(MigrateError::Interrupted),

@@ -35,6 +35,8 @@ impl Runner for Script {
     }
 }
 
+type Say<'a> = &'a (dyn Fn(String) + Send + Sync);
+
 struct Host {
     context: MigrateContext,
     script: Script,
@@ -104,7 +106,10 @@ impl World {
 
 impl Host {
     async fn ensure(&self, world: &World, policy: OnUnknown) -> Result<(), MigrateError> {
-        let say = |_: String| {};
+        self.ensure_saying(world, policy, &|_| {}).await
+    }
+
+    async fn ensure_saying(&self, world: &World, policy: OnUnknown, say: Say<'_>) -> Result<(), MigrateError> {
         let told_by: RolloutId = "1".parse().expect("rollout");
         let ensure = Ensure {
             context: &self.context,
@@ -113,8 +118,7 @@ impl Host {
             told_by: Some(&told_by),
             runner: &self.script,
             give_way: &self.give_way,
-            say: &say,
-            looked_at: AtomicI64::new(0),
+            say,
         };
         ensure.run().await
     }
@@ -240,6 +244,22 @@ async fn what_a_superseded_rollout_told_is_not_claimed() {
     let waited = tokio::time::timeout(LOOK_AGAIN * 3, host.ensure(&world, OnUnknown::Stop)).await;
     assert!(waited.is_err(), "{waited:?}");
     assert_eq!(host.starts(), 0);
+}
+
+/// The presence comes after the look found none, and before the wait begins.
+#[tokio::test(start_paused = true)]
+async fn a_presence_that_comes_before_the_wait_is_not_slept_over() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    let presence = host.presence.send_replace(None);
+    let began = tokio::time::Instant::now();
+    let come = |words: String| {
+        if words.contains("presence") {
+            _ = host.presence.send_replace(presence.clone())
+        }
+    };
+    host.ensure_saying(&world, OnUnknown::Stop, &come).await.expect("settled");
+    assert!(began.elapsed() < LOOK_AGAIN, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
