@@ -17,7 +17,7 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
 use coord_proto::manifest::{OnUnknown, OnceTask};
 use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
-use coord_proto::store::{SharedStore, StoreError, Transaction, WatchEvent, read_record};
+use coord_proto::store::{Outcome, SharedStore, StoreError, Transaction, WatchEvent, read_record};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -252,11 +252,13 @@ impl Ensure<'_> {
         self.wait(look, words).await
     }
 
-    /// A refused transaction or a lost answer only means "look again".
+    /// A refused transaction or a lost answer only means "look again", once something has changed since the last look: what
+    /// refuses may stay (a deleted presence key), and must not be asked in a circle.
     async fn commit(&self, look: &Look, transaction: Option<Transaction>) -> Result<(), MigrateError> {
-        let Some(transaction) = transaction else { return Ok(()) };
+        let Some(transaction) = transaction else { return self.wait(look, "waiting for the task's record to change".into()).await };
         match self.context.store.commit(transaction).await {
-            Ok(_) => Ok(()),
+            Ok(Outcome::Committed(_)) => Ok(()),
+            Ok(Outcome::Refused(_)) => self.wait(look, "waiting: the store holds something else than was read".into()).await,
             Err(e) if e.passing() || matches!(e, StoreError::LeaseEnded(_)) => {
                 self.wait(look, "waiting for the store to answer".into()).await
             }

@@ -1,4 +1,5 @@
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coord_proto::ids::{AppName, Seq};
 use coord_proto::labels::Labels;
@@ -6,7 +7,7 @@ use coord_proto::lock::Guard;
 use coord_proto::migration::{Phase, TaskName, TaskRecord};
 use coord_proto::rollout::ActiveRollout;
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Compare, Outcome, Store};
+use coord_proto::store::{Compare, Store};
 use std::sync::Arc;
 
 use super::*;
@@ -244,6 +245,20 @@ async fn what_a_superseded_rollout_told_is_not_claimed() {
     let waited = tokio::time::timeout(LOOK_AGAIN * 3, host.ensure(&world, OnUnknown::Stop)).await;
     assert!(waited.is_err(), "{waited:?}");
     assert_eq!(host.starts(), 0);
+}
+
+/// An operator deletes the presence's key while its lease lives: every claim is refused until the agent has registered again.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_stays_refused_is_not_tried_in_a_circle() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    let key = world.keys.key(&Key::NodeAlive("a".parse().expect("node")));
+    world.store.commit(Transaction::new().delete(key)).await.expect("deleted");
+    let said = AtomicUsize::new(0);
+    let count = |_: String| _ = said.fetch_add(1, Ordering::Relaxed);
+    let waited = tokio::time::timeout(LOOK_AGAIN * 3, host.ensure_saying(&world, OnUnknown::Stop, &count)).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert!(said.load(Ordering::Relaxed) <= 4, "{said:?} tries in {:?}", LOOK_AGAIN * 3);
 }
 
 /// The presence comes after the look found none, and before the wait begins.
