@@ -102,7 +102,7 @@ pub struct Ensure<'a> {
     /// The rollout that told this server to run it; none where it may only wait: no rollout did, or the task's `on` labels choose others.
     pub told_by: Option<&'a RolloutId>,
     pub runner: &'a dyn Runner,
-    /// Ends waiting; never a command that runs.
+    /// Ends waiting, and claims nothing more; never a command that runs.
     pub give_way: &'a CancellationToken,
     /// What it waits for, in words.
     pub say: &'a (dyn Fn(String) + Send + Sync),
@@ -140,6 +140,8 @@ impl Ensure<'_> {
                 Stance::Blocked(TaskState::Failed) => return Err(self.failed(&look.view)),
                 Stance::Blocked(_) if self.owes_a_result(&look.view, claim.as_ref()) => self.settle_own(&look, claim).await?,
                 Stance::Blocked(_) => self.decide_or_wait(&look).await?,
+                // Neither a stop nor a goal that went elsewhere changes what the claim compares: the next task of a phase would start.
+                Stance::Claim if self.give_way.is_cancelled() => return Err(MigrateError::Interrupted),
                 Stance::Claim => self.claim(&look, claim).await?,
                 Stance::Own => self.go_on(&look, claim).await?,
                 Stance::MarkUnknown => self.commit(&look, migration::mark_unknown(&self.context.keys, self.id, &look.view)).await?,

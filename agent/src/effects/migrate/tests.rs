@@ -286,6 +286,16 @@ async fn a_waiter_gives_way_when_asked() {
     assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Interrupted)));
 }
 
+#[tokio::test]
+async fn nothing_is_claimed_after_it_was_asked_to_give_way() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    host.give_way.cancel();
+    assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Interrupted)));
+    assert_eq!(host.starts(), 0);
+    assert!(look(&world).await.record.is_none(), "nothing was claimed");
+}
+
 async fn until(done: impl Fn() -> bool) {
     for _ in 0..2_000 {
         if done() {
