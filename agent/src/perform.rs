@@ -318,7 +318,7 @@ impl TaskRunner<'_> {
             log_file: self.performer.logs(&self.job.app).join(format!("{}.{}.log", self.manifest.release, start.task.name)),
             cancel: start.cancel.clone(),
         };
-        let end = command::run(spec).await.map_err(|e| text(&e))?;
+        let end = command::run_while_held(spec).await.map_err(|e| text(&e))?;
         Ok((end.outcome, end.log_tail))
     }
 }

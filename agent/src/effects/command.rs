@@ -3,6 +3,7 @@
 //! ```text
 //!  spawn ─▶ read output ─▶ leader exits ──────────────▶ its group ends ─▶ what is in the pipe ─▶ outcome
 //!               └─ deadline or cancel ─▶ TERM to the tree ─▶ grace ─▶ KILL until it is empty ─┘
+//!                  (a lost lease: KILL at once)
 //! ```
 //!
 //! Deliberately absent: waiting for the pipe to be closed. A daemon that a hook started may hold it for months.
@@ -119,12 +120,21 @@ enum Survivors {
     OwnSession,
 }
 
+/// What cancelling does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnCancel {
+    /// TERM, a grace, KILL.
+    Terminate,
+    /// KILL, also in the grace of a deadline.
+    Kill,
+}
+
 /// Runs it to its end; no process that it started is left, however it ended.
 ///
 /// # Errors
 /// It could not be started or waited for.
 pub async fn run(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
-    run_with(spec, Survivors::None, GRACE).await
+    run_with(spec, Survivors::None, OnCancel::Terminate, GRACE).await
 }
 
 /// As [`run`], but when it ends with status 0, processes that it put into a session of their own (setsid(2)) stay.
@@ -132,10 +142,18 @@ pub async fn run(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
 /// # Errors
 /// As [`run`].
 pub async fn run_leaving_daemons(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
-    run_with(spec, Survivors::OwnSession, GRACE).await
+    run_with(spec, Survivors::OwnSession, OnCancel::Terminate, GRACE).await
 }
 
-async fn run_with(spec: CommandSpec, survivors: Survivors, grace: Duration) -> Result<CommandEnd, CommandError> {
+/// As [`run`], but cancelled it is killed at once, without a grace: another server may start the same a moment later.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_while_held(spec: CommandSpec) -> Result<CommandEnd, CommandError> {
+    run_with(spec, Survivors::None, OnCancel::Kill, GRACE).await
+}
+
+async fn run_with(spec: CommandSpec, survivors: Survivors, on_cancel: OnCancel, grace: Duration) -> Result<CommandEnd, CommandError> {
     let program = spec.argv.first().cloned().ok_or(CommandError::Empty)?;
     let capture =
         Capture::open(&spec.log_file, &spec.redact).map_err(|source| CommandError::Log { path: spec.log_file.clone(), source })?;
@@ -144,7 +162,7 @@ async fn run_with(spec: CommandSpec, survivors: Survivors, grace: Duration) -> R
         spawn(&program, &spec, &mark).map_err(|source| CommandError::Start { program: program.clone(), cwd: spec.cwd.clone(), source })?;
     let tree = Tree::new(child.id(), mark);
     let mut running = Running { child, pipe: Some(pipe), tree, capture, exited: None };
-    let outcome = running.wait_for_end(&spec, grace).await.map_err(|source| CommandError::Wait { program, source })?;
+    let outcome = running.wait_for_end(&spec, on_cancel, grace).await.map_err(|source| CommandError::Wait { program, source })?;
     running.end_survivors(outcome, survivors).await;
     Ok(running.finish(outcome))
 }
@@ -202,7 +220,7 @@ enum Stop {
 }
 
 impl Running {
-    async fn wait_for_end(&mut self, spec: &CommandSpec, grace: Duration) -> io::Result<CommandOutcome> {
+    async fn wait_for_end(&mut self, spec: &CommandSpec, on_cancel: OnCancel, grace: Duration) -> io::Result<CommandOutcome> {
         let deadline = Instant::now() + spec.deadline;
         let stop = loop {
             tokio::select! {
@@ -221,14 +239,15 @@ impl Running {
             Stop::Deadline => CommandOutcome::TimedOut,
             Stop::Cancelled => CommandOutcome::Cancelled,
         };
-        self.terminate(grace).await?;
+        let kill_now = if on_cancel == OnCancel::Kill { spec.cancel.clone() } else { CancellationToken::new() };
+        self.terminate(grace, &kill_now).await?;
         Ok(outcome)
     }
 
-    /// TERM to all, also to those that are forked meanwhile; waits until all are gone or the grace is over.
-    async fn terminate(&mut self, grace: Duration) -> io::Result<()> {
+    /// TERM to all, also to those that are forked meanwhile; waits until all are gone, the grace is over, or there is none.
+    async fn terminate(&mut self, grace: Duration, kill_now: &CancellationToken) -> io::Result<()> {
         let until = Instant::now() + grace;
-        while Instant::now() < until {
+        while Instant::now() < until && !kill_now.is_cancelled() {
             let left = self.tree.terminate();
             if self.exited.is_some() && left == 0 {
                 break;

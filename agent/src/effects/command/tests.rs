@@ -61,6 +61,32 @@ async fn cancelling_ends_it() {
     assert_eq!(run(hang).await.expect("run").outcome, CommandOutcome::Cancelled);
 }
 
+/// A lost lease: whatever the command does with TERM, also in the grace after its deadline, nothing of it may be left.
+#[tokio::test]
+async fn what_runs_only_while_a_lease_is_held_is_killed_without_a_grace() {
+    for deadline in [Duration::from_secs(60), Duration::from_millis(100)] {
+        let dir = tempfile::tempdir().expect("dir");
+        let pids = dir.path().join("pids");
+        let script = format!("trap '' TERM; sleep 600 & echo $! $$ >{0}.new; mv {0}.new {0}; while :; do sleep 1; done", pids.display());
+        let deaf = CommandSpec { deadline, ..spec(dir.path(), &script) };
+        let lost = deaf.cancel.clone();
+        let running = tokio::spawn(run_while_held(deaf));
+        while !pids.exists() {
+            assert!(!running.is_finished(), "it ended before it was cancelled");
+            sleep(LOOK).await;
+        }
+        // The second one is past its deadline by now, or soon will be: TERM has no effect on it.
+        sleep(Duration::from_millis(200)).await;
+        lost.cancel();
+        let cancelled = Instant::now();
+        let end = running.await.expect("no panic").expect("run");
+        assert!(cancelled.elapsed() < GRACE / 2, "it had {:?} after the lease", cancelled.elapsed());
+        assert!(matches!(end.outcome, CommandOutcome::Cancelled | CommandOutcome::TimedOut));
+        let left = std::fs::read_to_string(pids).expect("pids");
+        assert!(left.split_whitespace().all(|pid| !alive(pid.parse().expect("a pid"))), "left behind: {left}");
+    }
+}
+
 #[tokio::test]
 async fn a_hook_that_prints_a_lot_neither_blocks_nor_fills_the_disk() {
     let dir = tempfile::tempdir().expect("dir");
@@ -169,7 +195,7 @@ async fn term_comes_first_and_kill_only_after_the_grace() {
     let end = run(spec.clone()).await.expect("run");
     assert_eq!((end.outcome, end.log_tail.as_str()), (CommandOutcome::TimedOut, "up\ntidied"));
     let deaf = CommandSpec { argv: vec!["/bin/sh".into(), "-c".into(), "trap '' TERM; while :; do :; done".into()], ..spec };
-    let end = run_with(deaf, Survivors::None, Duration::from_millis(100)).await.expect("run");
+    let end = run_with(deaf, Survivors::None, OnCancel::Terminate, Duration::from_millis(100)).await.expect("run");
     assert_eq!(end.outcome, CommandOutcome::TimedOut);
 }
 
