@@ -20,7 +20,7 @@ use crate::config::{AppPlace, Config};
 use crate::effects::command::{self, CommandOutcome, CommandSpec};
 use crate::effects::environment::{self, HookContext};
 use crate::effects::fetch::Fetcher;
-use crate::effects::migrate::{Ensure, MigrateContext, MigrateError, Runner, Start};
+use crate::effects::migrate::{Claims, Ensure, MigrateContext, MigrateError, Runner, Start};
 use crate::effects::stage::{StageRequest, stage};
 use crate::effects::{health, hook, prune, switch};
 use crate::failure::failure;
@@ -40,6 +40,7 @@ pub struct Performer {
     pub manifests: Manifests,
     pub fetcher: Fetcher,
     pub presence: watch::Receiver<Option<Presence>>,
+    pub claims: Claims,
     pub units: Arc<dyn Units>,
 }
 
@@ -222,7 +223,7 @@ impl Performer {
             store: self.store.clone(),
             keys: self.keys.clone(),
             node: self.node().clone(),
-            claims: self.state_dir(&job.app).join("claims"),
+            claims: self.claims.clone(),
             presence: self.presence.clone(),
         };
         let id = TaskId { app: job.app.clone(), release: manifest.release.clone(), seq: manifest.seq, task: task.name.clone() };

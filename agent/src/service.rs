@@ -21,6 +21,7 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::effects::fetch::{FetchOptions, Fetcher};
+use crate::effects::migrate::Claims;
 use crate::http::{self, Facts};
 use crate::identity::Identity;
 use crate::manifests::Manifests;
@@ -71,9 +72,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     tasks.spawn(tell_systemd(words_seen, stop.clone()));
 
+    let claims = Claims::new(apps_dir.clone());
     let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
     let node = config.node.name.clone();
-    let performer = Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, units: Arc::new(SystemBus) };
+    let performer = Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, units: Arc::new(SystemBus) };
     let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
     info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
     notify(&[NotifyState::Ready]);

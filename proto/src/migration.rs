@@ -173,6 +173,18 @@ pub fn may_start(view: &View, me: &Nonce) -> bool {
     }
 }
 
+/// An own claim that never started, and that its holder has journaled never to start: as if it had not been made, but for
+/// the head, below which nothing starts any more. Only where it still might start: once its lock is gone, nobody else can
+/// tell it from one that did. `None` otherwise.
+pub fn give_back(keys: &KeySpace, task: &TaskId, view: &View, me: &Nonce) -> Option<Transaction> {
+    let (record, entry) = view.record.as_ref().filter(|_| may_start(view, me))?;
+    let mut unclaimed = record.clone();
+    unclaimed.state = TaskState::Pending;
+    unclaimed.attempt = record.attempt.saturating_sub(1);
+    unclaimed.nonce = Nonce::fixed("");
+    Some(write_settled(keys, task, view, &unclaimed, entry))
+}
+
 /// How a run-once command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {

@@ -8,7 +8,7 @@
 //!        claim again, or resume ────────┘            └ unknown ┘          └ settled late, from the journal
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,12 +18,16 @@ use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
 use coord_proto::manifest::{OnUnknown, OnceTask};
 use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
 use coord_proto::store::{Outcome, SharedStore, StoreError, Transaction, WatchEvent, read_record};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::{DurableError, write_file_durably};
+use crate::durable::DurableError;
 use crate::presence::Presence;
+
+pub use claims::Claims;
+use claims::{Claim, Held, JournaledEnding, Progress};
+
+pub mod claims;
 
 /// A waiter reads again this often even when no change was seen: a lost event costs a delay, never a rollout.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -34,8 +38,7 @@ pub struct MigrateContext {
     pub store: SharedStore,
     pub keys: KeySpace,
     pub node: NodeName,
-    /// Where claims are journaled: `<state>/apps/<app>/claims`.
-    pub claims: PathBuf,
+    pub claims: Claims,
     pub presence: watch::Receiver<Option<Presence>>,
 }
 
@@ -78,22 +81,6 @@ pub enum MigrateError {
     Store(#[from] StoreError),
 }
 
-/// This server's own claim, journaled before it is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
-    nonce: Nonce,
-    started: bool,
-    ending: Option<JournaledEnding>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct JournaledEnding {
-    state: TaskState,
-    detail: String,
-    log_tail: String,
-    now: i64,
-}
-
 /// One task being brought to its end.
 pub struct Ensure<'a> {
     pub context: &'a MigrateContext,
@@ -130,20 +117,21 @@ impl Ensure<'_> {
     /// # Errors
     /// The task failed, was overtaken, or [`Ensure::give_way`] was cancelled while it waited.
     pub async fn run(&self) -> Result<(), MigrateError> {
+        let held = self.context.claims.hold(self.id).await;
         loop {
             let look = self.look().await?;
-            let claim = self.load_claim()?;
+            let claim = held.load()?;
             let nonce = claim.as_ref().map(|c| &c.nonce);
             match migration::stance(self.id, &look.view, nonce, self.told_by) {
                 Stance::Settled => return Ok(()),
                 Stance::Overtaken => return Err(MigrateError::Overtaken { task: self.id.task.to_string() }),
                 Stance::Blocked(TaskState::Failed) => return Err(self.failed(&look.view)),
-                Stance::Blocked(_) if self.owes_a_result(&look.view, claim.as_ref()) => self.settle_own(&look, claim).await?,
+                Stance::Blocked(_) if self.owes_a_result(&look.view, claim.as_ref()) => self.go_on(&look, &held, claim).await?,
                 Stance::Blocked(_) => self.decide_or_wait(&look).await?,
                 // Neither a stop nor a goal that went elsewhere changes what the claim compares: the next task of a phase would start.
                 Stance::Claim if self.give_way.is_cancelled() => return Err(MigrateError::Interrupted),
-                Stance::Claim => self.claim(&look, claim).await?,
-                Stance::Own => self.go_on(&look, claim).await?,
+                Stance::Claim => self.claim(&look, &held, claim).await?,
+                Stance::Own => self.go_on(&look, &held, claim).await?,
                 Stance::MarkUnknown => self.commit(&look, migration::mark_unknown(&self.context.keys, self.id, &look.view)).await?,
                 Stance::Wait => self.wait(&look, self.waiting_words(&look.view)).await?,
             }
@@ -153,7 +141,7 @@ impl Ensure<'_> {
     /// Others may have marked our claim unknown while its command ran on: its journaled ending settles it late.
     fn owes_a_result(&self, view: &View, claim: Option<&Claim>) -> bool {
         let ours = |c: &Claim| view.record.as_ref().is_some_and(|(r, _)| r.nonce == c.nonce && r.settled_at.is_none());
-        claim.is_some_and(|c| c.ending.is_some() && ours(c))
+        claim.is_some_and(|c| matches!(c.progress, Progress::Ended(_)) && ours(c))
     }
 
     async fn look(&self) -> Result<Look, MigrateError> {
@@ -175,67 +163,69 @@ impl Ensure<'_> {
         Ok(Look { view: View { record, head, lock: lock.entry, spec: spec.entry }, at, presence })
     }
 
-    async fn claim(&self, look: &Look, old: Option<Claim>) -> Result<(), MigrateError> {
+    async fn claim(&self, look: &Look, held: &Held, old: Option<Claim>) -> Result<(), MigrateError> {
         let Some(presence) = look.present() else { return self.wait(look, "waiting for this server's presence in the store".into()).await };
         // A claim whose answer was lost may still arrive: the same nonce makes it ours when it does.
-        let nonce = old.filter(|c| !c.started).map_or_else(Nonce::random, |c| c.nonce);
-        self.save_claim(&Claim { nonce: nonce.clone(), started: false, ending: None })?;
+        let nonce = old.filter(|c| c.progress == Progress::Intended).map_or_else(Nonce::random, |c| c.nonce);
+        let TaskId { release, seq, task, .. } = self.id.clone();
+        held.save(&Claim { seq, release, task, nonce: nonce.clone(), progress: Progress::Intended })?;
         let by = Claimant { node: self.context.node.clone(), nonce, presence: presence.guard, now: self.runner.now() };
         let (_, transaction) = migration::claim(&self.context.keys, self.id, &look.view, &by);
         self.commit(look, Some(transaction)).await
     }
 
-    /// Our own claim: run it, or settle what the journal knows of it.
-    async fn go_on(&self, look: &Look, claim: Option<Claim>) -> Result<(), MigrateError> {
+    /// Our own claim: run it, give it back, or settle what the journal knows of it.
+    async fn go_on(&self, look: &Look, held: &Held, claim: Option<Claim>) -> Result<(), MigrateError> {
+        let (keys, view) = (&self.context.keys, &look.view);
         let Some(claim) = claim else { return Ok(()) };
-        if claim.ending.is_some() {
-            return self.settle_own(look, Some(claim)).await;
+        match &claim.progress {
+            Progress::Intended if migration::may_start(view, &claim.nonce) => self.start(look, held, claim).await,
+            Progress::Intended | Progress::Over => self.commit(look, migration::mark_unknown(keys, self.id, view)).await,
+            Progress::Forgone => {
+                let back = migration::give_back(keys, self.id, view, &claim.nonce);
+                self.commit(look, back.or_else(|| migration::mark_unknown(keys, self.id, view))).await
+            }
+            Progress::Started => held.save(&Claim { progress: Progress::Ended(self.ending_of_a_lost_start()), ..claim }),
+            Progress::Ended(ending) => self.settle(look, &claim.nonce, ending.clone().into()).await,
         }
-        if claim.started {
-            let ending = self.ending_of_a_lost_start();
-            self.save_claim(&Claim { ending: Some(ending), ..claim })?;
-            return Ok(());
-        }
-        if !migration::may_start(&look.view, &claim.nonce) {
-            return self.commit(look, migration::mark_unknown(&self.context.keys, self.id, &look.view)).await;
-        }
-        self.start(look, claim).await
     }
 
     fn ending_of_a_lost_start(&self) -> JournaledEnding {
-        JournaledEnding {
-            state: TaskState::Unknown,
-            detail: format!("the agent on {} ended while the command ran", self.context.node),
-            log_tail: String::new(),
-            now: self.runner.now(),
-        }
+        let detail = format!("the agent on {} ended while the command ran", self.context.node);
+        Ending { state: TaskState::Unknown, detail, log_tail: String::new(), now: self.runner.now() }.into()
     }
 
-    async fn start(&self, look: &Look, claim: Claim) -> Result<(), MigrateError> {
+    async fn start(&self, look: &Look, held: &Held, claim: Claim) -> Result<(), MigrateError> {
         let Some((record, entry)) = &look.view.record else { return Ok(()) };
-        let started = Claim { started: true, ..claim };
-        self.save_claim(&started)?;
-        // Under `stop` a lost lease does not end the command: nobody else may start it, so it settles late.
-        let cancel = match (self.task.on_unknown, look.present()) {
-            (OnUnknown::Stop, _) => CancellationToken::new(),
-            (OnUnknown::Retry, Some(presence)) => presence.lost,
-            (OnUnknown::Retry, None) => return Ok(()),
+        let cancel = match self.ends_with(look) {
+            Some(cancel) if !self.give_way.is_cancelled() => cancel,
+            // Journaled before it is given back: whatever dies in between, it is not started.
+            _ => return held.save(&Claim { progress: Progress::Forgone, ..claim }),
         };
+        let started = Claim { progress: Progress::Started, ..claim };
+        held.save(&started)?;
         (self.say)(format!("running the task {} of {}", self.id.task, self.id.release));
         let ending = self.runner.run(Start { task: self.task, fence: entry.modified, attempt: record.attempt, cancel }).await;
-        let Ending { state, detail, log_tail, now } = ending;
-        self.save_claim(&Claim { ending: Some(JournaledEnding { state, detail, log_tail, now }), ..started })
+        held.save(&Claim { progress: Progress::Ended(ending.into()), ..started })
     }
 
-    async fn settle_own(&self, look: &Look, claim: Option<Claim>) -> Result<(), MigrateError> {
-        let Some(Claim { nonce, ending: Some(ending), .. }) = claim else { return Ok(()) };
-        let JournaledEnding { state, detail, log_tail, now } = ending;
+    /// What ends the command early; none: it may not start. Under `stop` a lost lease does not, for nobody else may start it:
+    /// it settles late. Under `retry` the lease that the claim was made under does, so it must be the one that is held now:
+    /// of a lease from before a restart, nobody here notices the end.
+    fn ends_with(&self, look: &Look) -> Option<CancellationToken> {
+        let lock = look.view.lock.as_ref()?;
+        match self.task.on_unknown {
+            OnUnknown::Stop => Some(CancellationToken::new()),
+            OnUnknown::Retry => look.present().filter(|p| lock.lease == Some(p.guard.lease)).map(|p| p.lost),
+        }
+    }
+
+    async fn settle(&self, look: &Look, nonce: &Nonce, ending: Ending) -> Result<(), MigrateError> {
         // An ending nobody knows leaves the record open for a person: unknown, and unsettled.
-        if state == TaskState::Unknown && look.view.record.as_ref().is_some_and(|(r, _)| r.state == TaskState::Unknown) {
+        if ending.state == TaskState::Unknown && look.view.record.as_ref().is_some_and(|(r, _)| r.state == TaskState::Unknown) {
             return self.decide_or_wait(look).await;
         }
-        let ending = Ending { state, detail, log_tail, now };
-        self.commit(look, migration::settle(&self.context.keys, self.id, &look.view, &nonce, &ending)).await
+        self.commit(look, migration::settle(&self.context.keys, self.id, &look.view, nonce, &ending)).await
     }
 
     /// Nobody knows how it ended: the policy's `retry`, or a person's decision.
@@ -307,29 +297,6 @@ impl Ensure<'_> {
             log_tail: record.map(|r| r.log_tail.clone()).unwrap_or_default(),
         }
     }
-
-    fn claim_path(&self) -> PathBuf {
-        self.context.claims.join(format!("{}.{}.json", self.id.release, self.id.task))
-    }
-
-    fn load_claim(&self) -> Result<Option<Claim>, MigrateError> {
-        let path = self.claim_path();
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| MigrateError::Damaged { path, source: e.into() }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(MigrateError::Damaged { path, source }),
-        }
-    }
-
-    fn save_claim(&self, claim: &Claim) -> Result<(), MigrateError> {
-        make_dir(&self.context.claims)?;
-        let bytes = serde_json::to_vec(claim).expect("a claim holds only strings and booleans");
-        Ok(write_file_durably(&self.claim_path(), &bytes, 0o600)?)
-    }
-}
-
-fn make_dir(dir: &Path) -> Result<(), MigrateError> {
-    std::fs::create_dir_all(dir).map_err(|source| MigrateError::Damaged { path: dir.into(), source })
 }
 
 /// Ends at a change, or when the watch must be made anew.

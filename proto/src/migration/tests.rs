@@ -217,6 +217,23 @@ async fn an_own_claim_may_start_only_under_its_own_lock() {
 }
 
 #[tokio::test]
+async fn a_claim_that_never_started_is_given_back_while_its_lock_proves_it() {
+    let world = World::new().await;
+    let (by, other) = (world.claimant("web-1").await, world.claimant("web-2").await);
+    world.claim(&by).await;
+    assert!(give_back(&world.keys, &world.task, &world.view().await, &other.nonce).is_none(), "not its own");
+    let back = give_back(&world.keys, &world.task, &world.view().await, &by.nonce).expect("its own");
+    assert!(world.commit(back.clone()).await.committed());
+    assert!(!world.head_open().await && world.view().await.lock.is_none());
+    assert_eq!(world.state().await, (TaskState::Pending, 0));
+    world.claim(&other).await;
+    assert_eq!(world.state().await, (TaskState::Claimed, 1), "nothing was started, so this is the first attempt");
+    assert!(!world.commit(back).await.committed(), "made before, sent after another's claim");
+    world.store.end_lease(other.presence.lease);
+    assert!(give_back(&world.keys, &world.task, &world.view().await, &other.nonce).is_none(), "now it is for a person to say");
+}
+
+#[tokio::test]
 async fn a_gone_lock_makes_the_claim_unknown_and_leaves_the_head_open() {
     let world = World::new().await;
     let by = world.claimant("web-1").await;

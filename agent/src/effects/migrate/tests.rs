@@ -84,7 +84,7 @@ impl World {
             store: Arc::new(self.store.clone()),
             keys: self.keys.clone(),
             node: node.clone(),
-            claims: dir.path().join("claims"),
+            claims: Claims::new(dir.path().into()),
             presence: receiver,
         };
         let script = Script { starts: Mutex::default(), node, ending, gate: self.gate.clone() };
@@ -122,6 +122,36 @@ impl Host {
             say,
         };
         ensure.run().await
+    }
+
+    /// As after a crash of the agent between the claim and its start; the revision is the fence of that claim.
+    async fn claimed_before(&self, world: &World) -> Revision {
+        let (nonce, TaskId { seq, release, task, .. }) = (Nonce::random(), world.id.clone());
+        let claim = Claim { seq, release, task, nonce: nonce.clone(), progress: Progress::Intended };
+        self.context.claims.hold(&world.id).await.save(&claim).expect("journaled");
+        let presence = self.presence.borrow().clone().expect("held").guard;
+        let by = Claimant { node: self.context.node.clone(), nonce, presence, now: 1 };
+        let transaction = migration::claim(&world.keys, &world.id, &look(world).await, &by).1;
+        let Outcome::Committed(fence) = world.store.commit(transaction).await.expect("commit") else { panic!("refused") };
+        fence
+    }
+
+    /// As after a restart within the lease: the same key, under another lease.
+    async fn register_again(&self, world: &World) {
+        let old = self.presence.borrow().clone().expect("held");
+        let lease = world.store.grant(Duration::from_secs(60)).await.expect("lease");
+        let lock = migration::LockRecord { holder: self.context.node.clone(), nonce: Nonce::fixed("y") };
+        world.store.commit(Transaction::new().put_under(lease, &old.guard.key, &lock)).await.expect("presence");
+        let guard = Guard { lease, ..old.guard };
+        self.presence.send_replace(Some(Presence { guard, lost: CancellationToken::new() }));
+    }
+
+    async fn progress(&self, world: &World) -> Option<Progress> {
+        self.context.claims.hold(&world.id).await.load().expect("readable").map(|c| c.progress)
+    }
+
+    fn fences(&self) -> Vec<Revision> {
+        self.script.starts.lock().expect("no panic holds it").iter().map(|s| s.2).collect()
     }
 
     fn starts(&self) -> usize {
@@ -247,6 +277,70 @@ async fn what_a_superseded_rollout_told_is_not_claimed() {
     assert_eq!(host.starts(), 0);
 }
 
+/// The holder's lease ends, its command ends with it, and another server starts it again.
+#[tokio::test]
+async fn a_lost_lease_under_retry_ends_the_command_and_another_starts_it() {
+    let world = world().await;
+    world.open.send_replace(false);
+    let (a, b) = (world.host("a", TaskState::Succeeded).await, world.host("b", TaskState::Succeeded).await);
+    let first = async {
+        until(|| a.starts() == 1).await;
+        let presence = a.presence.send_replace(None).expect("held");
+        presence.lost.cancel();
+        until_ended(&a, &world).await;
+        world.store.end_lease(presence.guard.lease);
+        world.open.send_replace(true);
+    };
+    let (late, second, ()) = tokio::join!(a.ensure(&world, OnUnknown::Retry), b.ensure(&world, OnUnknown::Retry), first);
+    late.expect("found succeeded");
+    second.expect("found succeeded");
+    assert_eq!((a.starts(), b.starts()), (1, 1));
+    assert!(b.fences()[0] > a.fences()[0], "the fence grows");
+    let record = world.record().await;
+    assert_eq!((record.state, record.attempt, record.holder.as_str()), (TaskState::Succeeded, 2, "b"));
+}
+
+/// Of a lease from before the agent's restart nobody notices the end, so under `retry` nothing starts under it.
+#[tokio::test]
+async fn a_claim_of_an_earlier_lease_is_given_back_under_retry_and_started_under_stop() {
+    for (policy, same) in [(OnUnknown::Retry, false), (OnUnknown::Stop, true)] {
+        let world = world().await;
+        let host = world.host("a", TaskState::Succeeded).await;
+        let fence = host.claimed_before(&world).await;
+        host.register_again(&world).await;
+        host.ensure(&world, policy).await.expect("settled");
+        assert_eq!(host.fences().iter().map(|f| *f == fence).collect::<Vec<_>>(), [same], "{policy:?}");
+        assert_eq!(world.record().await.attempt, 1, "one start");
+    }
+}
+
+/// No attempt is burnt for want of a presence.
+#[tokio::test(start_paused = true)]
+async fn without_a_presence_nothing_is_journaled_as_started() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    host.claimed_before(&world).await;
+    let presence = host.presence.send_replace(None);
+    let waited = tokio::time::timeout(LOOK_AGAIN, host.ensure(&world, OnUnknown::Retry)).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert_eq!(host.progress(&world).await, Some(Progress::Forgone));
+    host.presence.send_replace(presence);
+    host.ensure(&world, OnUnknown::Retry).await.expect("settled");
+    assert_eq!((host.starts(), world.record().await.attempt), (1, 1));
+}
+
+#[tokio::test]
+async fn a_claim_is_given_back_when_the_goal_went_elsewhere_before_it_started() {
+    let world = world().await;
+    let host = world.host("a", TaskState::Succeeded).await;
+    host.claimed_before(&world).await;
+    host.give_way.cancel();
+    assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Interrupted)));
+    let view = look(&world).await;
+    assert_eq!((host.starts(), world.record().await.state), (0, TaskState::Pending));
+    assert!(view.lock.is_none() && view.head.is_some_and(|(head, _)| !head.open), "nobody waits for it");
+}
+
 /// An operator deletes the presence's key while its lease lives: every claim is refused until the agent has registered again.
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_stays_refused_is_not_tried_in_a_circle() {
@@ -294,6 +388,18 @@ async fn nothing_is_claimed_after_it_was_asked_to_give_way() {
     assert!(matches!(host.ensure(&world, OnUnknown::Stop).await, Err(MigrateError::Interrupted)));
     assert_eq!(host.starts(), 0);
     assert!(look(&world).await.record.is_none(), "nothing was claimed");
+}
+
+/// Waits for the ending of the host's command in its journal.
+async fn until_ended(host: &Host, world: &World) {
+    for _ in 0..2_000 {
+        let text = std::fs::read_to_string(host.context.claims.path(&world.id)).unwrap_or_default();
+        if text.contains("ended") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("the command did not end within ten seconds");
 }
 
 async fn until(done: impl Fn() -> bool) {
