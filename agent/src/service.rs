@@ -22,6 +22,7 @@ use tracing::info;
 use crate::config::Config;
 use crate::effects::fetch::{FetchOptions, Fetcher};
 use crate::effects::migrate::Claims;
+use crate::effects::migrate::owed::Settler;
 use crate::http::{self, Facts};
 use crate::identity::Identity;
 use crate::manifests::Manifests;
@@ -73,6 +74,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(tell_systemd(words_seen, stop.clone()));
 
     let claims = Claims::new(apps_dir.clone());
+    let settler = Settler {
+        store: store.clone(),
+        keys: keys.clone(),
+        node: config.node.name.clone(),
+        claims: claims.clone(),
+        presence: presence.clone(),
+        stop: stop.clone(),
+    };
+    tasks.spawn(settler.run());
     let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
     let node = config.node.name.clone();
     let performer = Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, units: Arc::new(SystemBus) };

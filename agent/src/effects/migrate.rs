@@ -28,6 +28,7 @@ pub use claims::Claims;
 use claims::{Claim, Held, JournaledEnding, Progress};
 
 pub mod claims;
+pub mod owed;
 
 /// A waiter reads again this often even when no change was seen: a lost event costs a delay, never a rollout.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
@@ -185,14 +186,16 @@ impl Ensure<'_> {
                 let back = migration::give_back(keys, self.id, view, &claim.nonce);
                 self.commit(look, back.or_else(|| migration::mark_unknown(keys, self.id, view))).await
             }
-            Progress::Started => held.save(&Claim { progress: Progress::Ended(self.ending_of_a_lost_start()), ..claim }),
+            // A cloned machine has the claims of its original, which may be running this one.
+            Progress::Started if look.present().is_none() => {
+                self.wait(look, "waiting for this server's presence in the store".into()).await
+            }
+            Progress::Started => {
+                let lost = JournaledEnding::lost(&self.context.node, self.runner.now());
+                held.save(&Claim { progress: Progress::Ended(lost), ..claim })
+            }
             Progress::Ended(ending) => self.settle(look, &claim.nonce, ending.clone().into()).await,
         }
-    }
-
-    fn ending_of_a_lost_start(&self) -> JournaledEnding {
-        let detail = format!("the agent on {} ended while the command ran", self.context.node);
-        Ending { state: TaskState::Unknown, detail, log_tail: String::new(), now: self.runner.now() }.into()
     }
 
     async fn start(&self, look: &Look, held: &Held, claim: Claim) -> Result<(), MigrateError> {

@@ -6,13 +6,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use coord_proto::ids::{AppName, Nonce, ReleaseId, Seq};
+use coord_proto::chain::inline;
+use coord_proto::ids::{AppName, NodeName, Nonce, ReleaseId, Seq};
 use coord_proto::migration::{Ending, TaskId, TaskName, TaskState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedMutexGuard};
+use tracing::warn;
 
 use super::MigrateError;
-use crate::durable::{DurableError, write_file_durably};
+use crate::durable::{DurableError, remove_if_there, write_file_durably};
 
 /// One claim of this server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,19 @@ pub struct JournaledEnding {
     now: i64,
 }
 
+impl JournaledEnding {
+    /// Of a command that was started by an agent which is not there any more.
+    pub fn lost(node: &NodeName, now: i64) -> Self {
+        let detail = format!("the agent on {node} ended while the command ran");
+        Self { state: TaskState::Unknown, detail, log_tail: String::new(), now }
+    }
+
+    /// Does nobody know how it ended?
+    pub fn is_unknown(&self) -> bool {
+        self.state == TaskState::Unknown
+    }
+}
+
 impl From<Ending> for JournaledEnding {
     fn from(Ending { state, detail, log_tail, now }: Ending) -> Self {
         Self { state, detail, log_tail, now }
@@ -78,6 +93,30 @@ impl Claims {
         let path = self.path(task);
         let guard = self.lock(&path).lock_owned().await;
         Held { path, guard: Some(guard), freed: self.freed.clone() }
+    }
+
+    /// The files of all claims.
+    ///
+    /// # Errors
+    /// A directory cannot be listed.
+    pub fn files(&self) -> Result<Vec<(AppName, PathBuf)>, MigrateError> {
+        let mut files = vec![];
+        for app in list(&self.apps)? {
+            let Some(app) = app.file_name().and_then(|n| n.to_str()?.parse::<AppName>().ok()) else { continue };
+            let claims = list(&self.dir(&app))?.into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
+            files.extend(claims.map(|path| (app.clone(), path)));
+        }
+        Ok(files)
+    }
+
+    /// The claim in a file, if nobody works on it and it is not over. One that cannot be read is told and left out.
+    pub fn hold_idle(&self, app: &AppName, path: PathBuf) -> Option<(TaskId, Claim, Held)> {
+        let guard = self.lock(&path).try_lock_owned().ok()?;
+        // Letting go of it again tells nobody: whoever looks for idle claims is who holds it.
+        let held = Held { path, guard: Some(guard), freed: Arc::default() };
+        let claim = held.load().inspect_err(|e| warn!("a claim is left as it is: {}", inline(e))).ok()??;
+        let task = TaskId { app: app.clone(), release: claim.release.clone(), seq: claim.seq, task: claim.task.clone() };
+        (claim.progress != Progress::Over).then_some((task, claim, held))
     }
 
     /// Resolves after somebody let go of a claim.
@@ -120,6 +159,14 @@ impl Held {
         }
     }
 
+    /// Forgets a claim under which nothing was started.
+    ///
+    /// # Errors
+    /// The file cannot be removed.
+    pub fn remove(&self) -> Result<(), MigrateError> {
+        Ok(remove_if_there(&self.path)?)
+    }
+
     /// Writes it durably.
     ///
     /// # Errors
@@ -129,6 +176,15 @@ impl Held {
         std::fs::create_dir_all(dir).map_err(DurableError::on("make", dir))?;
         let bytes = serde_json::to_vec(claim).expect("a claim holds only strings and numbers");
         Ok(write_file_durably(&self.path, &bytes, 0o600)?)
+    }
+}
+
+/// What is in a directory; nothing where it is missing.
+fn list(dir: &Path) -> Result<Vec<PathBuf>, MigrateError> {
+    let damaged = |source| MigrateError::Damaged { path: dir.to_owned(), source };
+    match std::fs::read_dir(dir) {
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(vec![]),
+        read => read.map_err(damaged)?.map(|entry| Ok(entry.map_err(damaged)?.path())).collect(),
     }
 }
 
