@@ -11,6 +11,7 @@ use coord_proto::labels::Labels;
 use coord_proto::manifest::{HookPhase, Manifest, OnceTask};
 use coord_proto::migration::{Ending, Phase, TaskId, TaskState};
 use coord_proto::report::{Failure, FailureCode, Progress, Step};
+use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, read_record};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ pub struct Performer {
     pub fetcher: Fetcher,
     pub presence: watch::Receiver<Option<Presence>>,
     pub claims: Claims,
+    pub mirror: watch::Receiver<Arc<Mirror>>,
     pub units: Arc<dyn Units>,
 }
 
@@ -225,6 +227,7 @@ impl Performer {
             node: self.node().clone(),
             claims: self.claims.clone(),
             presence: self.presence.clone(),
+            mirror: self.mirror.clone(),
         };
         let id = TaskId { app: job.app.clone(), release: manifest.release.clone(), seq: manifest.seq, task: task.name.clone() };
         let chosen = task.on.iter().all(|(k, v)| self.labels().get(k) == Some(v));

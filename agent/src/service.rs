@@ -65,7 +65,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     listen(&config, Facts { ready: ready_seen, statuses: statuses_seen.clone(), presence: presence.clone() }, &stop, &mut tasks).await?;
     let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
-    tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror, goals, stop: stop.clone() }.run());
+    tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), goals, stop: stop.clone() }.run());
     tasks.spawn(keeper.run());
     tasks.spawn(
         Reporter { store: store.clone(), keys: keys.clone(), presence: presence.clone(), statuses: statuses_seen, stop: stop.clone() }
@@ -85,7 +85,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(settler.run());
     let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
     let node = config.node.name.clone();
-    let performer = Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, units: Arc::new(SystemBus) };
+    let performer =
+        Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, mirror, units: Arc::new(SystemBus) };
     let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
     info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
     notify(&[NotifyState::Ready]);

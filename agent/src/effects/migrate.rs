@@ -9,6 +9,7 @@
 //! ```
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
 use coord_proto::manifest::{OnUnknown, OnceTask};
 use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
+use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{Outcome, SharedStore, StoreError, Transaction, WatchEvent, read_record};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,10 @@ pub mod owed;
 /// A waiter reads again this often even when no change was seen: a lost event costs a delay, never a rollout.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
+/// Why nothing is claimed while the store's history is in doubt.
+const UNTRUSTED: &str =
+    "waiting: it is not sure that the store's history is the one seen before; one restored from a backup needs an operator";
+
 /// What a task needs from its surroundings.
 #[derive(Clone)]
 pub struct MigrateContext {
@@ -41,6 +47,8 @@ pub struct MigrateContext {
     pub node: NodeName,
     pub claims: Claims,
     pub presence: watch::Receiver<Option<Presence>>,
+    /// Knows whether the store's history went backwards.
+    pub mirror: watch::Receiver<Arc<Mirror>>,
 }
 
 /// Runs the command of a task.
@@ -101,11 +109,19 @@ struct Look {
     view: View,
     /// The oldest revision that was read: a watch from the next one on loses nothing.
     at: Revision,
-    /// Marked before the keys were read: a change since then wakes a wait.
+    /// Marked before the keys were read, as is the mirror: a change since then wakes a wait.
     presence: watch::Receiver<Option<Presence>>,
+    mirror: watch::Receiver<Arc<Mirror>>,
 }
 
 impl Look {
+    /// Is it the history that this agent has seen so far? A store that was restored from a backup knows nothing of what was
+    /// started since, so nothing is claimed or started by its word before a person has looked.
+    fn trusted(&self) -> bool {
+        let seen = self.mirror.borrow();
+        seen.fresh && !seen.restored && self.at >= seen.revision
+    }
+
     /// This server's presence, unless its lease may have ended.
     fn present(&self) -> Option<Presence> {
         self.presence.borrow().clone().filter(|p| !p.lost.is_cancelled())
@@ -148,6 +164,8 @@ impl Ensure<'_> {
     async fn look(&self) -> Result<Look, MigrateError> {
         let mut presence = self.context.presence.clone();
         presence.mark_unchanged();
+        let mut mirror = self.context.mirror.clone();
+        mirror.mark_unchanged();
         let store = self.context.store.as_ref();
         let keys = &self.context.keys;
         let first = store.read(&self.id.head_key(keys)).await?.revision;
@@ -161,10 +179,13 @@ impl Ensure<'_> {
             store.read(&spec_key)
         )?;
         let at = Revision(lock.revision.0.min(spec.revision.0).min(first.0));
-        Ok(Look { view: View { record, head, lock: lock.entry, spec: spec.entry }, at, presence })
+        Ok(Look { view: View { record, head, lock: lock.entry, spec: spec.entry }, at, presence, mirror })
     }
 
     async fn claim(&self, look: &Look, held: &Held, old: Option<Claim>) -> Result<(), MigrateError> {
+        if !look.trusted() {
+            return self.wait(look, UNTRUSTED.into()).await;
+        }
         let Some(presence) = look.present() else { return self.wait(look, "waiting for this server's presence in the store".into()).await };
         // A claim whose answer was lost may still arrive: the same nonce makes it ours when it does.
         let nonce = old.filter(|c| c.progress == Progress::Intended).map_or_else(Nonce::random, |c| c.nonce);
@@ -180,6 +201,7 @@ impl Ensure<'_> {
         let (keys, view) = (&self.context.keys, &look.view);
         let Some(claim) = claim else { return Ok(()) };
         match &claim.progress {
+            Progress::Intended if !look.trusted() => self.wait(look, UNTRUSTED.into()).await,
             Progress::Intended if migration::may_start(view, &claim.nonce) => self.start(look, held, claim).await,
             Progress::Intended | Progress::Over => self.commit(look, migration::mark_unknown(keys, self.id, view)).await,
             Progress::Forgone => {
@@ -268,13 +290,14 @@ impl Ensure<'_> {
         let records = self.context.keys.migrations(&self.id.app);
         let mut changes = store.watch(&records, from).await?;
         let mut locks = store.watch(&self.id.lock_key(&self.context.keys), from).await?;
-        let mut presence = look.presence.clone();
+        let (mut presence, mut mirror) = (look.presence.clone(), look.mirror.clone());
         tokio::select! {
             biased;
             () = self.give_way.cancelled() => return Err(MigrateError::Interrupted),
             () = next_change(&mut changes) => {}
             () = next_change(&mut locks) => {}
             changed = presence.changed() => if changed.is_err() { return Err(MigrateError::Interrupted) },
+            changed = mirror.changed() => if changed.is_err() { return Err(MigrateError::Interrupted) },
             () = tokio::time::sleep(LOOK_AGAIN) => {}
         }
         Ok(())

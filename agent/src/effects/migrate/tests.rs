@@ -206,6 +206,28 @@ async fn a_claim_that_stays_refused_is_not_tried_in_a_circle() {
     assert!(said.load(Ordering::Relaxed) <= 4, "{said:?} tries in {:?}", LOOK_AGAIN * 3);
 }
 
+/// The record says "unclaimed" because the backup is older than the claim. The mirror has noticed, or will in a moment.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_or_started_by_the_word_of_a_restored_store() {
+    let restored = Mirror { ready: true, fresh: true, restored: true, ..Mirror::default() };
+    let behind = Mirror { ready: true, fresh: true, revision: Revision(1_000), ..Mirror::default() };
+    let away = Mirror { ready: true, ..Mirror::default() };
+    for doubt in [restored, behind, away] {
+        let world = world().await;
+        let host = world.host("a", TaskState::Succeeded).await;
+        let sound = host.mirror.send_replace(Arc::new(doubt.clone()));
+        // Twice, within the lease of 60 s.
+        let waits = async || tokio::time::timeout(LOOK_AGAIN + Duration::from_secs(5), host.ensure(&world, OnUnknown::Stop)).await.is_err();
+        assert!(waits().await, "{doubt:?}");
+        assert!(look(&world).await.record.is_none(), "{doubt:?}: nothing was claimed");
+        host.claimed_before(&world).await;
+        assert!(waits().await, "{doubt:?}");
+        assert_eq!(host.starts(), 0, "{doubt:?}: nor started");
+        host.mirror.send_replace(sound);
+        tokio::time::timeout(LOOK_AGAIN, host.ensure(&world, OnUnknown::Stop)).await.expect("in time").expect("settled");
+    }
+}
+
 /// The presence comes after the look found none, and before the wait begins.
 #[tokio::test(start_paused = true)]
 async fn a_presence_that_comes_before_the_wait_is_not_slept_over() {

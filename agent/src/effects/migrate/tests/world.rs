@@ -43,6 +43,7 @@ pub struct Host {
     pub context: MigrateContext,
     pub script: Script,
     pub presence: watch::Sender<Option<Presence>>,
+    pub mirror: watch::Sender<Arc<Mirror>>,
     pub give_way: CancellationToken,
     pub _dir: tempfile::TempDir,
 }
@@ -81,15 +82,17 @@ impl World {
         let dir = tempfile::tempdir().expect("dir");
         let presence = self.presence(&node).await;
         let (sender, receiver) = watch::channel(Some(presence));
+        let mirror = watch::Sender::new(Arc::new(Mirror { ready: true, fresh: true, ..Mirror::default() }));
         let context = MigrateContext {
             store: Arc::new(self.store.clone()),
             keys: self.keys.clone(),
             node: node.clone(),
             claims: Claims::new(dir.path().into()),
             presence: receiver,
+            mirror: mirror.subscribe(),
         };
         let script = Script { starts: Mutex::default(), node, ending, gate: self.gate.clone() };
-        Host { context, script, presence: sender, give_way: CancellationToken::new(), _dir: dir }
+        Host { context, script, presence: sender, mirror, give_way: CancellationToken::new(), _dir: dir }
     }
 
     pub async fn presence(&self, node: &NodeName) -> Presence {
