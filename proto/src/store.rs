@@ -259,6 +259,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Who the store is, and how far.
     async fn identity(&self) -> Result<Identity, StoreError>;
+
+    /// The same, asked by reading `key`: for those whose role covers it and not everything.
+    async fn identity_at(&self, _key: &str) -> Result<Identity, StoreError> {
+        self.identity().await
+    }
 }
 
 /// Reads one record.

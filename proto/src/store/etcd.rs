@@ -247,7 +247,11 @@ impl Store for EtcdStore {
     }
 
     async fn identity(&self) -> Result<Identity, StoreError> {
-        let answer = self.ask(|live| get(live.client, DEFAULT_PREFIX.into(), GetOptions::new().with_keys_only())).await;
+        self.identity_at(DEFAULT_PREFIX).await
+    }
+
+    async fn identity_at(&self, key: &str) -> Result<Identity, StoreError> {
+        let answer = self.ask(|live| get(live.client, key.into(), GetOptions::new().with_keys_only())).await;
         let answer = answer.map_err(|failure| failure.unchanged("asking who the store is"))?;
         let cluster = answer.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
         Ok(Identity { cluster, revision: convert::revision(answer.header()) })

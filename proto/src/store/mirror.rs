@@ -53,7 +53,12 @@ impl Follower {
                 Ok(()) => {}
                 Err(error) => {
                     self.stale();
-                    tracing::debug!(prefix = self.prefix, error = %inline(&error), "cannot list, trying again");
+                    // The first one is told: a role that does not cover the prefix never passes by itself.
+                    if backoff.tries() == 0 {
+                        tracing::warn!(prefix = self.prefix, error = %inline(&error), "cannot list, trying again");
+                    } else {
+                        tracing::debug!(prefix = self.prefix, error = %inline(&error), "cannot list, trying again");
+                    }
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -66,6 +71,7 @@ impl Follower {
         let listing = self.store.list(&self.prefix).await?;
         let next = Revision(listing.revision.0 + 1);
         self.replace(listing);
+        backoff.reset();
         let mut watch = self.store.watch(&self.prefix, next).await?;
         loop {
             let event = tokio::select! {
@@ -90,7 +96,7 @@ impl Follower {
 
     /// Is it the store that was seen before?
     async fn check_identity(&mut self) -> Result<bool, StoreError> {
-        let identity = self.store.identity().await?;
+        let identity = self.store.identity_at(&self.prefix).await?;
         let seen = self.view.borrow().revision;
         let same = *self.cluster.get_or_insert(identity.cluster) == identity.cluster && identity.revision >= seen;
         if !same {

@@ -105,6 +105,58 @@ async fn a_revision_that_went_back_is_told() {
     until(&mut view, |m| m.restored && m.fresh && m.entries.is_empty()).await;
 }
 
+/// A store where the reader's role covers what it mirrors, and nothing else.
+struct Narrow(MemoryStore);
+
+impl Narrow {
+    fn covered(key: &str) -> Result<(), StoreError> {
+        if key.starts_with("/t/") { Ok(()) } else { Err(StoreError::Refused { doing: format!("reading {key}"), source: None }) }
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::store::Store for Narrow {
+    async fn read(&self, key: &str) -> Result<crate::store::Reading, StoreError> {
+        Self::covered(key)?;
+        self.0.read(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        Self::covered(prefix)?;
+        self.0.list(prefix).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<crate::store::Watch, StoreError> {
+        Self::covered(prefix)?;
+        self.0.watch(prefix, from).await
+    }
+    async fn commit(&self, transaction: Transaction) -> Result<crate::store::Outcome, StoreError> {
+        self.0.commit(transaction).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<crate::store::LeaseId, StoreError> {
+        self.0.grant(ttl).await
+    }
+    async fn renew(&self, lease: crate::store::LeaseId) -> Result<Duration, StoreError> {
+        self.0.renew(lease).await
+    }
+    async fn revoke(&self, lease: crate::store::LeaseId) -> Result<(), StoreError> {
+        self.0.revoke(lease).await
+    }
+    async fn identity(&self) -> Result<crate::store::Identity, StoreError> {
+        self.identity_at("/coord/v1").await
+    }
+    async fn identity_at(&self, key: &str) -> Result<crate::store::Identity, StoreError> {
+        Self::covered(key)?;
+        self.0.identity().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_role_that_covers_the_prefix_is_enough() {
+    let store = MemoryStore::new();
+    put(&store, "/t/a").await;
+    let mut view = follow(Arc::new(Narrow(store)), "/t/".into(), CancellationToken::new());
+    until(&mut view, |m| m.ready && keys(m) == ["/t/a"]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_view_that_somebody_holds_does_not_change_under_them() {
     let store = MemoryStore::new();
