@@ -60,7 +60,9 @@ impl Source {
         }
     }
 
+    /// An app whose records cannot be read holds up no other; the first error is told, and all is read again later.
     async fn tell(&self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<(), StoreError> {
+        let mut unread = None;
         for (key, entry) in &mirror.entries {
             let Some(Key::Desired(_, app)) = self.keys.parse(key) else { continue };
             let desired: Desired = match entry.record() {
@@ -70,7 +72,13 @@ impl Source {
                     continue;
                 }
             };
-            let goal = self.goal(&app, desired).await?;
+            let goal = match self.goal(&app, desired).await {
+                Ok(goal) => goal,
+                Err(e) => {
+                    unread.get_or_insert(e);
+                    continue;
+                }
+            };
             if told.get(&app) != Some(&goal) {
                 told.insert(app.clone(), goal.clone());
                 if self.goals.send((app, goal)).await.is_err() {
@@ -78,7 +86,7 @@ impl Source {
                 }
             }
         }
-        Ok(())
+        unread.map_or(Ok(()), Err)
     }
 
     async fn goal(&self, app: &AppName, desired: Desired) -> Result<Goal, StoreError> {
@@ -89,3 +97,6 @@ impl Source {
         Ok(effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id)))
     }
 }
+
+#[cfg(test)]
+mod tests;

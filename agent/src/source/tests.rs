@@ -1,0 +1,143 @@
+use coord_proto::ids::{Generation, NodeName, Seq};
+use coord_proto::store::memory::MemoryStore;
+use coord_proto::store::mirror::follow;
+use coord_proto::store::{Store, Transaction};
+
+use super::*;
+
+/// Longer than any wait of the source.
+const LONG: Duration = Duration::from_secs(60);
+
+struct Bench {
+    store: MemoryStore,
+    keys: KeySpace,
+    node: NodeName,
+    goals: mpsc::Receiver<(AppName, Goal)>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+fn bench() -> Bench {
+    let (store, keys, stop) = (MemoryStore::new(), KeySpace::default(), CancellationToken::new());
+    let node: NodeName = "web-1".parse().expect("node");
+    let shared: SharedStore = Arc::new(store.clone());
+    let mirror = follow(shared.clone(), keys.desired(&node), stop.clone());
+    let (sender, goals) = mpsc::channel(16);
+    tokio::spawn(Source { store: shared, keys: keys.clone(), mirror, goals: sender, stop: stop.clone() }.run());
+    Bench { store, keys, node, goals, _stop: stop.drop_guard() }
+}
+
+impl Bench {
+    fn desired(&self, app: &str, run: u64) -> Desired {
+        Desired {
+            node: self.node.clone(),
+            app: app.parse().expect("app"),
+            run: Seq(run),
+            stage: None,
+            after: None,
+            generation: Generation(run),
+            rollout: None,
+            may_migrate: false,
+            restart: 0,
+            attempt: 0,
+        }
+    }
+
+    async fn tell(&self, node: &NodeName, app: &str, run: u64) {
+        let desired = Desired { node: node.clone(), ..self.desired(app, run) };
+        let key = self.keys.key(&Key::Desired(node.clone(), desired.app.clone()));
+        self.store.commit(Transaction::new().put_record(key, &desired)).await.expect("told");
+    }
+
+    async fn put(&self, key: &Key, value: &str) {
+        self.store.commit(Transaction::new().put(self.keys.key(key), value)).await.expect("put");
+    }
+
+    /// The next goal: app and seq.
+    async fn next(&mut self) -> (String, u64) {
+        let (app, goal) = tokio::time::timeout(LONG, self.goals.recv()).await.expect("within a minute").expect("still running");
+        (app.to_string(), goal.run.0)
+    }
+
+    async fn nothing_more(&mut self) {
+        let more = tokio::time::timeout(LONG, self.goals.recv()).await;
+        assert!(more.is_err(), "{more:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_goal_is_told_once_and_again_when_it_changes() {
+    let mut bench = bench();
+    let (node, other) = (bench.node.clone(), "web-10".parse().expect("node"));
+    bench.tell(&node, "a", 1).await;
+    assert_eq!(bench.next().await, ("a".into(), 1));
+    bench.tell(&node, "a", 1).await;
+    bench.tell(&other, "a", 7).await;
+    bench.nothing_more().await;
+    bench.tell(&node, "a", 2).await;
+    assert_eq!(bench.next().await, ("a".into(), 2));
+}
+
+/// An absent record never stops or removes anything.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_deleted_changes_nothing() {
+    let mut bench = bench();
+    let node = bench.node.clone();
+    bench.tell(&node, "a", 1).await;
+    bench.next().await;
+    let key = bench.keys.key(&Key::Desired(node, "a".parse().expect("app")));
+    bench.store.commit(Transaction::new().delete(key)).await.expect("deleted");
+    bench.nothing_more().await;
+}
+
+/// Of app `a` the desired record, `stable` or the spec was written by a newer program.
+#[tokio::test(start_paused = true)]
+async fn an_app_that_cannot_be_read_holds_up_no_other() {
+    let a: AppName = "a".parse().expect("app");
+    for key in [Key::Desired("web-1".parse().expect("node"), a.clone()), Key::Stable(a.clone()), Key::RolloutSpec(a)] {
+        let mut bench = bench();
+        let node = bench.node.clone();
+        bench.tell(&node, "a", 1).await;
+        assert_eq!(bench.next().await, ("a".into(), 1));
+        bench.put(&key, r#"{"version":99}"#).await;
+        bench.tell(&node, "a", 2).await;
+        bench.put(&key, r#"{"version":99}"#).await;
+        bench.tell(&node, "b", 5).await;
+        let mut told = bench.next().await;
+        // The record was whole for a moment.
+        if told.0 == "a" {
+            told = bench.next().await;
+        }
+        assert_eq!(told, ("b".into(), 5), "{key:?}");
+        let mend = bench.keys.key(&key);
+        bench.store.commit(Transaction::new().delete(mend)).await.expect("mended");
+        bench.tell(&node, "a", 3).await;
+        assert_eq!(bench.next().await, ("a".into(), 3), "{key:?}: read again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_store_gives_no_goals() {
+    let mut bench = bench();
+    let node = bench.node.clone();
+    bench.tell(&node, "a", 2).await;
+    bench.next().await;
+    bench.store.set_offline(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.store.forget_everything();
+    bench.store.set_offline(false);
+    bench.tell(&node, "a", 1).await;
+    bench.nothing_more().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_is_asked_again() {
+    let mut bench = bench();
+    let node = bench.node.clone();
+    let other = bench.store.another_client();
+    bench.store.set_offline(true);
+    let key = bench.keys.key(&Key::Desired(node, "a".parse().expect("app")));
+    other.commit(Transaction::new().put_record(key, &bench.desired("a", 4))).await.expect("told");
+    bench.nothing_more().await;
+    bench.store.set_offline(false);
+    assert_eq!(bench.next().await, ("a".into(), 4));
+}
