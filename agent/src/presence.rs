@@ -3,6 +3,7 @@
 //! An agent that restarts within its lease replaces its own key, for it knows its instance id. Another instance with
 //! the same node name waits, writes nothing, and says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord_proto::chain::inline;
@@ -13,7 +14,7 @@ use coord_proto::report::{Alive, NodeInfo};
 use coord_proto::retry::Backoff;
 use coord_proto::store::session::{Session, SessionState, boottime};
 use coord_proto::store::{Compare, Outcome, SharedStore, StoreError, Transaction, read_record};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -40,6 +41,8 @@ pub struct Keeper {
     keys: KeySpace,
     registration: Registration,
     stop: CancellationToken,
+    /// Somebody's write under the presence was refused.
+    refused: Arc<Notify>,
     sender: watch::Sender<Option<Presence>>,
 }
 
@@ -52,6 +55,16 @@ enum Registered {
     Again,
 }
 
+/// Why a presence is not published any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HoldEnd {
+    Stopped,
+    /// The lease may have ended.
+    Untrusted,
+    /// The lease lives, and the key under it is gone or another's.
+    Refused,
+}
+
 impl Keeper {
     /// A keeper, and what it publishes.
     pub fn new(
@@ -61,7 +74,12 @@ impl Keeper {
         stop: CancellationToken,
     ) -> (Self, watch::Receiver<Option<Presence>>) {
         let (sender, receiver) = watch::channel(None);
-        (Self { store, keys, registration, stop, sender }, receiver)
+        (Self { store, keys, registration, stop, refused: Arc::default(), sender }, receiver)
+    }
+
+    /// To be told when the store refuses a write under the presence: then it is looked at, and made again where it is gone.
+    pub fn refused(&self) -> Arc<Notify> {
+        self.refused.clone()
     }
 
     /// Registers, holds, and registers again, until stopped; then gives the lease back.
@@ -82,12 +100,25 @@ impl Keeper {
 
     async fn hold_once(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
         let session = Session::open(self.store.clone(), self.registration.ttl, &CancellationToken::new()).await?;
+        // One for the lease, however often its key is put again: whoever relies on the lease is told of its end.
+        let lost = CancellationToken::new();
+        let _told = lost.clone().drop_guard();
         loop {
             match self.register(&session).await? {
                 Registered::Held(guard) => {
                     backoff.reset();
-                    self.hold(session, guard).await;
-                    return Ok(());
+                    match self.hold(&session, guard, &lost).await {
+                        // A restart within the lease goes unnoticed: the next start takes the key over, and a rollout in its
+                        // middle counts no lost server.
+                        HoldEnd::Stopped => return Ok(()),
+                        HoldEnd::Refused => {}
+                        HoldEnd::Untrusted => {
+                            warn!("the presence of {} may have ended: the store did not renew its lease in time", self.node());
+                            // Ended now, the key does not stand in the way of the next registration; unreachable, it ends by itself.
+                            let _ = tokio::time::timeout(Duration::from_secs(2), session.close()).await;
+                            return Ok(());
+                        }
+                    }
                 }
                 Registered::Taken(by) => {
                     warn!("another agent is registered as {}: {by}; this one writes nothing until that one is gone", self.node());
@@ -102,6 +133,12 @@ impl Keeper {
         }
     }
 
+    /// This agent before a restart. A machine cloned with its state directory has the same instance id: that one is another.
+    fn is_own(&self, found: &Alive) -> bool {
+        let own = &self.registration.alive;
+        (&found.instance, &found.machine_id) == (&own.instance, &own.machine_id)
+    }
+
     fn node(&self) -> &NodeName {
         &self.registration.info.node
     }
@@ -110,7 +147,7 @@ impl Keeper {
         let key = self.keys.key(&Key::NodeAlive(self.node().clone()));
         let found = read_record::<Alive>(self.store.as_ref(), &key).await?;
         if let Some((alive, _)) = &found
-            && alive.instance != self.registration.alive.instance
+            && !self.is_own(alive)
         {
             return Ok(Registered::Taken(format!("instance {} on machine {}", alive.instance, alive.machine_id)));
         }
@@ -125,25 +162,20 @@ impl Keeper {
         Ok(Registered::Held(Guard { key, lease: session.lease(), created }))
     }
 
-    /// Publishes the presence until the lease may have ended.
-    async fn hold(&self, session: Session, guard: Guard) {
-        let lost = CancellationToken::new();
+    /// Publishes the presence until the lease may have ended, or the key is not the one that was put.
+    async fn hold(&self, session: &Session, guard: Guard, lost: &CancellationToken) -> HoldEnd {
         info!("registered as {}", self.node());
         self.sender.send_replace(Some(Presence { guard, lost: lost.clone() }));
-        let stopped = tokio::select! {
-            () = self.stop.cancelled() => true,
-            () = untrusted(&session, self.margin()) => false,
+        let end = tokio::select! {
+            () = self.stop.cancelled() => HoldEnd::Stopped,
+            () = untrusted(session, self.margin()) => HoldEnd::Untrusted,
+            () = self.refused.notified() => HoldEnd::Refused,
         };
-        lost.cancel();
-        self.sender.send_replace(None);
-        if stopped {
-            // A restart within the lease goes unnoticed: the next start takes the key over, and a rollout in its middle counts
-            // no lost server.
-            return;
+        if end != HoldEnd::Refused {
+            lost.cancel();
         }
-        warn!("the presence of {} may have ended: the store did not renew its lease in time", self.node());
-        // Ended now, the key does not stand in the way of the next registration; unreachable, it ends by itself.
-        let _ = tokio::time::timeout(Duration::from_secs(2), session.close()).await;
+        self.sender.send_replace(None);
+        end
     }
 
     /// How long before the lease can have ended it is no longer relied on.

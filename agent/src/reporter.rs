@@ -1,6 +1,7 @@
 //! Writes this server's status records: the latest of each app, each under the presence's guard (I5).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coord_proto::chain::inline;
@@ -9,11 +10,15 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::report::Status;
 use coord_proto::retry::{Backoff, after};
 use coord_proto::store::{SharedStore, StoreError, Transaction};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::presence::{Presence, guard};
+
+/// A change of progress alone is written this often: a download has one for every piece, on every server at once.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// What there is to report, by app; newer statuses replace older ones that were not written yet.
 pub type Statuses = BTreeMap<AppName, Status>;
@@ -24,19 +29,27 @@ pub struct Reporter {
     pub keys: KeySpace,
     pub presence: watch::Receiver<Option<Presence>>,
     pub statuses: watch::Receiver<Statuses>,
+    /// Told when the store refuses what this presence writes: its key is gone, and must be made again.
+    pub refused: Arc<Notify>,
     pub stop: CancellationToken,
+}
+
+/// What the store has of one app, and since when.
+struct Written {
+    status: Status,
+    at: Instant,
 }
 
 impl Reporter {
     /// Writes until stopped; what could not be written is written when the store is back.
     pub async fn run(mut self) {
-        let mut written = Statuses::new();
+        let mut written = BTreeMap::new();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let retry = match self.write_new(&mut written).await {
-                Ok(()) => {
+                Ok(later) => {
                     backoff.reset();
-                    None
+                    later
                 }
                 Err(e) => {
                     debug!("the status was not written: {}", inline(&e));
@@ -55,19 +68,39 @@ impl Reporter {
         }
     }
 
-    async fn write_new(&mut self, written: &mut Statuses) -> Result<(), StoreError> {
-        let Some(guard) = guard(&self.presence) else { return Ok(()) };
+    /// Gives how long until what was held back may be written.
+    async fn write_new(&mut self, written: &mut BTreeMap<AppName, Written>) -> Result<Option<Duration>, StoreError> {
+        let Some(guard) = guard(&self.presence) else { return Ok(None) };
         let latest = self.statuses.borrow_and_update().clone();
+        let mut later = None;
         for (app, status) in latest {
-            if written.get(&app) == Some(&status) {
+            if let Some(wait) = held_back(written.get(&app), &status) {
+                later = wait.into_iter().chain(later).min();
                 continue;
             }
             let key = self.keys.key(&Key::Status(status.node.clone(), app.clone()));
             let transaction = Transaction::new().when(guard.compare()).put_record(key, &status);
-            if self.store.commit(transaction).await?.committed() {
-                written.insert(app, status);
+            if !self.store.commit(transaction).await?.committed() {
+                warn!("the store refused this server's status: its presence is not the one that is there; registering again");
+                self.refused.notify_one();
+                return Ok(None);
             }
+            written.insert(app, Written { status, at: Instant::now() });
         }
-        Ok(())
+        Ok(later)
     }
 }
+
+/// `None`: write it. `Some(None)`: it is written. `Some(wait)`: only progress changed, and a moment ago it was written.
+fn held_back(written: Option<&Written>, status: &Status) -> Option<Option<Duration>> {
+    let Written { status: old, at } = written?;
+    if old == status {
+        return Some(None);
+    }
+    let same = Status { progress: status.progress, since: status.since, ..old.clone() } == *status;
+    let wait = PROGRESS_EVERY.checked_sub(at.elapsed()).filter(|wait| !wait.is_zero());
+    wait.filter(|_| same).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

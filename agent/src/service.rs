@@ -66,10 +66,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     listen(&config, Facts { ready: ready_seen, statuses: statuses_seen.clone(), presence: presence.clone() }, &stop, &mut tasks).await?;
     let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
     tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), goals, stop: stop.clone() }.run());
+    let refused = keeper.refused();
     tasks.spawn(keeper.run());
     tasks.spawn(
-        Reporter { store: store.clone(), keys: keys.clone(), presence: presence.clone(), statuses: statuses_seen, stop: stop.clone() }
-            .run(),
+        Reporter {
+            store: store.clone(),
+            keys: keys.clone(),
+            presence: presence.clone(),
+            statuses: statuses_seen,
+            refused,
+            stop: stop.clone(),
+        }
+        .run(),
     );
     tasks.spawn(tell_systemd(words_seen, stop.clone()));
 

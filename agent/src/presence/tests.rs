@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use coord_proto::ids::Nonce;
+use coord_proto::store::Store as _;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::read_record;
 
@@ -32,7 +33,6 @@ async fn held(presence: &mut watch::Receiver<Option<Presence>>) -> Guard {
 }
 
 async fn key_is_there(store: &MemoryStore) -> bool {
-    use coord_proto::store::Store as _;
     let key = KeySpace::default().key(&Key::NodeAlive("web-1".parse().expect("node")));
     store.read(&key).await.expect("read").entry.is_some()
 }
@@ -63,6 +63,52 @@ async fn another_instance_of_the_same_name_waits_until_the_first_is_gone() {
     task.await.expect("ended");
     let second = held(&mut other).await;
     assert_ne!(second.created, first.created);
+}
+
+/// A machine cloned together with its state directory.
+#[tokio::test(start_paused = true)]
+async fn the_same_instance_on_another_machine_is_another_agent() {
+    let store = MemoryStore::new();
+    let (_stop, mut presence, _task) = start(&store, "one");
+    held(&mut presence).await;
+    let mut clone = registration("one");
+    clone.alive.machine_id = "of the clone".into();
+    let (keeper, mut other) = Keeper::new(Arc::new(store.clone()), KeySpace::default(), clone, CancellationToken::new());
+    tokio::spawn(keeper.run());
+    let waited = tokio::time::timeout(Duration::from_secs(60), held(&mut other)).await;
+    assert!(waited.is_err(), "two agents wrote under one guard");
+}
+
+/// Somebody deletes the key: the lease lives, and with it the lock of a migration that runs.
+#[tokio::test(start_paused = true)]
+async fn a_deleted_key_is_made_again_under_the_same_lease_once_a_write_was_refused() {
+    let store = MemoryStore::new();
+    let stop = CancellationToken::new();
+    let (keeper, mut presence) = Keeper::new(Arc::new(store.clone()), KeySpace::default(), registration("one"), stop.clone());
+    let refused = keeper.refused();
+    tokio::spawn(keeper.run());
+    let first = held(&mut presence).await;
+    let lost = presence.borrow_and_update().clone().expect("held").lost;
+    store.commit(Transaction::new().delete(&first.key)).await.expect("deleted");
+    refused.notify_one();
+    let again = presence.wait_for(|p| p.as_ref().is_some_and(|p| p.guard != first));
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await.expect("in time").expect("the keeper runs");
+    let second = again.as_ref().expect("waited for").guard.clone();
+    assert_eq!(second.lease, first.lease);
+    assert!(second.created > first.created && !lost.is_cancelled());
+}
+
+/// Whoever relies on the lease hears of its end a margin before it, not after; the clock is the machine's own.
+#[tokio::test]
+async fn the_presence_is_lost_a_margin_before_the_lease_can_have_ended() {
+    let store = MemoryStore::new();
+    let ttl = Duration::from_secs(4);
+    let session = Session::open(Arc::new(store.clone()), ttl, &CancellationToken::new()).await.expect("granted");
+    store.set_offline(true);
+    let SessionState::Alive { trusted_until_boottime } = *session.state().borrow() else { panic!("alive") };
+    untrusted(&session, ttl * 3 / 4).await;
+    let left = trusted_until_boottime.saturating_sub(boottime());
+    assert!(!left.is_zero() && left <= ttl * 3 / 4, "told with {left:?} left");
 }
 
 #[tokio::test(start_paused = true)]
