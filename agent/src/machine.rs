@@ -64,6 +64,8 @@ pub enum Event {
     Interrupted,
     /// The action in flight waits for somebody else.
     Waiting(String),
+    /// The action in flight runs its task here: it waits no longer.
+    TaskStarted,
     Progressed(Progress),
     /// Time to try again what may work now.
     RetryDue,
@@ -173,6 +175,7 @@ impl Machine {
             Event::Failed(failure) => self.on_failed(failure),
             Event::Interrupted => self.in_flight = None,
             Event::Waiting(words) => self.waiting = Some(words),
+            Event::TaskStarted => self.waiting = None,
             Event::Progressed(progress) => self.progress = Some(progress),
             Event::RetryDue => self.resting = false,
         }

@@ -21,7 +21,7 @@ use crate::config::{AppPlace, Config};
 use crate::effects::command::{self, CommandOutcome, CommandSpec};
 use crate::effects::environment::{self, HookContext};
 use crate::effects::fetch::Fetcher;
-use crate::effects::migrate::{Claims, Ensure, MigrateContext, MigrateError, Runner, Start};
+use crate::effects::migrate::{Claims, Ensure, MigrateContext, MigrateError, Runner, Saying, Start};
 use crate::effects::stage::{StageRequest, stage};
 use crate::effects::{health, hook, prune, switch};
 use crate::failure::failure;
@@ -232,7 +232,13 @@ impl Performer {
         let id = TaskId { app: job.app.clone(), release: manifest.release.clone(), seq: manifest.seq, task: task.name.clone() };
         let chosen = task.on.iter().all(|(k, v)| self.labels().get(k) == Some(v));
         let runner = TaskRunner { performer: self, job, manifest };
-        let say = |words: String| _ = job.events.try_send((job.app.clone(), Event::Waiting(words)));
+        let say = |saying| {
+            let event = match saying {
+                Saying::Waits(words) => Event::Waiting(words),
+                Saying::Runs => Event::TaskStarted,
+            };
+            _ = job.events.try_send((job.app.clone(), event));
+        };
         let ensure = Ensure {
             context: &context,
             id: &id,

@@ -69,6 +69,15 @@ pub struct Start<'a> {
     pub cancel: CancellationToken,
 }
 
+/// What a task that is being brought to its end says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saying {
+    /// It waits for somebody else, in words.
+    Waits(String),
+    /// Its command runs here.
+    Runs,
+}
+
 /// Why a task is not settled.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
@@ -100,8 +109,8 @@ pub struct Ensure<'a> {
     pub runner: &'a dyn Runner,
     /// Ends waiting, and claims nothing more; never a command that runs.
     pub give_way: &'a CancellationToken,
-    /// What it waits for, in words.
-    pub say: &'a (dyn Fn(String) + Send + Sync),
+    /// Told whenever it changes.
+    pub say: &'a (dyn Fn(Saying) + Send + Sync),
 }
 
 /// The task's keys, and what may change after they were read.
@@ -229,7 +238,7 @@ impl Ensure<'_> {
         };
         let started = Claim { progress: Progress::Started, ..claim };
         held.save(&started)?;
-        (self.say)(format!("running the task {} of {}", self.id.task, self.id.release));
+        (self.say)(Saying::Runs);
         let ending = self.runner.run(Start { task: self.task, fence: entry.modified, attempt: record.attempt, cancel }).await;
         held.save(&Claim { progress: Progress::Ended(ending.into()), ..started })
     }
@@ -284,7 +293,7 @@ impl Ensure<'_> {
     }
 
     async fn wait(&self, look: &Look, words: String) -> Result<(), MigrateError> {
-        (self.say)(words);
+        (self.say)(Saying::Waits(words));
         let store = &self.context.store;
         let from = Revision(look.at.0 + 1);
         let records = self.context.keys.migrations(&self.id.app);

@@ -217,6 +217,17 @@ fn a_changed_mind_interrupts_what_nobody_sees_and_only_that() {
     assert!(!m.must_yield(), "a switch is brought to its end");
 }
 
+#[test]
+fn who_runs_the_task_does_not_say_that_it_waits() {
+    let mut m = machine();
+    let first = m.handle(Event::GoalSeen(goal(1, None, 1)));
+    play_until(&mut m, first, |a| matches!(a, Action::EnsureTasks { .. }));
+    m.handle(Event::Waiting("waiting for the presence".into()));
+    assert_eq!(m.status(0).step, Step::WaitingForMigration);
+    m.handle(Event::TaskStarted);
+    assert_eq!((m.status(0).step, m.status(0).words.as_str()), (Step::Migrating, "migrating for r1"));
+}
+
 /// `retry` and `restart` begin another rollout of the same release: who waits under the old one may claim under the new one.
 #[test]
 fn a_task_waited_for_under_another_rollout_is_begun_again() {

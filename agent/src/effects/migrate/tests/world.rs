@@ -37,7 +37,7 @@ impl Runner for Script {
     }
 }
 
-pub type Say<'a> = &'a (dyn Fn(String) + Send + Sync);
+pub type Say<'a> = &'a (dyn Fn(Saying) + Send + Sync);
 
 pub struct Host {
     pub context: MigrateContext,
