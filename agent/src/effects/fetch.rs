@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use coord_proto::manifest::Artifact;
+use rand::Rng;
 use reqwest::redirect;
 use tokio::task::JoinHandle;
 use url::{Host, Url};
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Nothing arrived for this long: the connection is dead.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS_MAX: usize = 3;
+/// Longest wait before the first request of a staging.
+const SPREAD_MAX: Duration = Duration::from_secs(2);
+/// 100 MB per second, what a store with a gigabit or little more gives to all.
+const SPREAD_BYTES_PER_MILLI: u64 = 100_000;
 
 /// How artifacts are downloaded: certificates as PEM bytes, all optional.
 #[derive(Debug, Clone, Default)]
@@ -110,6 +115,10 @@ impl Fetcher {
         line.resume().await?;
         let mut fetched = Fetched { downloaded: 0, resumed: line.done() };
         let mut sources = Sources::new(bases, &artifact.digest);
+        if !line.complete() {
+            let part: f64 = rand::rng().random();
+            tokio::time::sleep(spread(artifact.size).mul_f64(part)).await;
+        }
         while !line.complete() {
             let before = line.next;
             let source = sources.pick().await?;
@@ -145,6 +154,13 @@ impl Fetcher {
         }
         Ok(transfer.end().await?)
     }
+}
+
+/// Over how long the servers that are told to stage at once begin to download; each draws its own time from it. An agent does
+/// not know how many they are, but what a herd costs the store, and how long a download takes anyway, both grow with the
+/// size: a small release on a few servers is not slowed.
+fn spread(bytes: u64) -> Duration {
+    Duration::from_millis(bytes / SPREAD_BYTES_PER_MILLI).min(SPREAD_MAX)
 }
 
 /// Why one request ended early.

@@ -224,3 +224,11 @@ async fn the_rate_is_kept() {
     reading.await.expect("joined").expect("read");
     assert!(began.elapsed() >= Duration::from_millis(200), "{:?}", began.elapsed());
 }
+
+/// A hundred servers that are told at once must not ask at once; three with a small site must not wait.
+#[test]
+fn downloads_begin_over_a_time_that_grows_with_the_size_and_is_bounded() {
+    assert!(spread(64 * 1024) < Duration::from_millis(5));
+    assert_eq!(spread(100_000_000), Duration::from_secs(1));
+    assert_eq!(spread(u64::MAX), Duration::from_secs(2));
+}
