@@ -3,20 +3,39 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use coord_proto::report::HealthState;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use nix::errno::Errno;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::presence::Presence;
 use crate::reporter::Statuses;
 use crate::run::ReadyTable;
+
+/// Connections of one listener at once; others wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// From the connection, or the last answer, to the end of a request's head.
+const HEAD_MAX: Duration = Duration::from_secs(5);
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A connection is closed after this time, however much is asked on it.
+const CONNECTION_MAX: Duration = Duration::from_secs(300);
+/// Pause after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Answers under way at a stop may end in this time.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// What the pages are made from.
 #[derive(Clone)]
@@ -55,14 +74,39 @@ fn is_no_ipv6(error: &io::Error) -> bool {
     matches!(code, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }
 
-/// Serves until stopped.
+/// Serves until stopped. `ready_listen` is open to the network: clients are limited in number, and slow ones are sent away (I8).
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    let accepting = async {
+        loop {
+            let place = places.clone().acquire_owned().await.expect("never closed");
+            match listener.accept().await {
+                Ok((stream, _)) => _ = connections.spawn(connection(stream, router.clone(), stop.clone(), place)),
+                // Out of file descriptors does not pass by itself at once.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+            while connections.try_join_next().is_some() {}
+        }
+    };
+    stop.run_until_cancelled(accepting).await;
     // A kept connection must not hold up the stop.
+    let _ = tokio::time::timeout(STOP_GRACE, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// One connection, for a limited time: pages are small, and load balancers connect anew.
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken, _place: OwnedSemaphorePermit) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     tokio::select! {
-        _ = serving => {}
-        () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(1)).await } => {}
+        // Its failure is its client's.
+        _ = connection.as_mut() => return,
+        () = tokio::time::sleep(CONNECTION_MAX) => {}
+        () = stop.cancelled() => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(HEAD_MAX, connection).await;
 }
 
 /// 200 while the app takes traffic here, 503 from before its drain until after its health, 404 for an app unknown here.
@@ -117,6 +161,30 @@ mod tests {
         }
         table.send_replace(ReadyTable::from([("a".parse().expect("app"), false)]));
         assert_eq!(client.get(format!("{base}/ready/a")).send().await.expect("answer").status().as_u16(), 503);
+        stop.cancel();
+        server.await.expect("ended");
+    }
+
+    /// More clients than there are places, each silent: a load balancer still gets its answer, within the time for a head.
+    #[tokio::test]
+    async fn silent_clients_are_sent_away() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (_ready, ready) = watch::channel(ReadyTable::from([("a".parse().expect("app"), true)]));
+        let (_statuses, statuses) = watch::channel(Statuses::new());
+        let (_presence, presence) = watch::channel(None);
+        let listener = bind("127.0.0.1:0".parse().expect("address")).await.expect("port");
+        let address = listener.local_addr().expect("address");
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, readiness(Facts { ready, statuses, presence }), stop.clone()));
+        let mut silent = vec![];
+        for _ in 0..CONNECTIONS_MAX + 8 {
+            silent.push(TcpStream::connect(address).await.expect("connected"));
+        }
+        let mut balancer = TcpStream::connect(address).await.expect("connected");
+        balancer.write_all(b"GET /ready/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("asked");
+        let mut answer = String::new();
+        tokio::time::timeout(HEAD_MAX * 4, balancer.read_to_string(&mut answer)).await.expect("in time").expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         stop.cancel();
         server.await.expect("ended");
     }
