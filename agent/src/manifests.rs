@@ -118,3 +118,6 @@ impl Manifests {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
