@@ -8,7 +8,7 @@
 //!                                                               201 kept, 204 go on, 409 wrong offset (the right one is told)
 //! ```
 //!
-//! 401 without a client certificate, 403 with one that may not, 413 too long, 422 another digest, 503 with Retry-After when
+//! 401 without a client certificate, 403 with one that may not, 408 broken off (it can go on), 413 too long, 422 another digest, 503 with Retry-After when
 //! too many ask at once. The digest is parsed before anything touches the disk.
 
 use std::sync::Arc;
@@ -100,7 +100,8 @@ impl Refusal {
         match self {
             Self::NoCertificate => StatusCode::UNAUTHORIZED,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::Digest(_) | Self::Upload(UploadError::BrokenOff { .. }) => StatusCode::BAD_REQUEST,
+            Self::Digest(_) => StatusCode::BAD_REQUEST,
+            Self::Upload(UploadError::BrokenOff { .. }) => StatusCode::REQUEST_TIMEOUT,
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Header(CONTENT_LENGTH) => StatusCode::LENGTH_REQUIRED,

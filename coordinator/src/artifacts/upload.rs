@@ -237,7 +237,7 @@ async fn write(
         store.keep(&claim.digest, &claim.part).await?;
         return Ok(Arrival::Complete);
     }
-    if expected.total == Some(partial.offset) {
+    if expected.total.is_some_and(|total| partial.offset >= total) {
         discard(&claim.part).await?;
         return Err(UploadError::Mismatch { expected: claim.digest.clone(), found });
     }
