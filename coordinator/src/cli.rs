@@ -9,7 +9,6 @@ use clap::{Parser, Subcommand};
 use coord_proto::keys::KeySpace;
 use coord_proto::rollout::Actor;
 use coord_proto::store::etcd::EtcdStore;
-use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, StoreError};
 
 use crate::cli_config::{self, CliConfigError, Context};
@@ -177,9 +176,7 @@ impl Session {
     /// etcd does not answer.
     pub async fn fleet(&self) -> Result<Fleet, Failure> {
         let listing = self.store.list(&self.keys.all()).await.map_err(|e| self.store_failure(e))?;
-        let entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        let mirror = Mirror { entries, revision: listing.revision, fresh: true, ready: true, restored: false };
-        Ok(Fleet::from_mirror(&mirror, &self.keys))
+        Ok(Fleet::from_mirror(&listing.into(), &self.keys))
     }
 
     /// A failure of the store, with where it is.
