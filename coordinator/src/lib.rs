@@ -35,6 +35,7 @@ pub mod cli_config;
 pub mod deploy_file;
 pub mod exit;
 pub mod pack;
+pub mod ports;
 pub mod publish;
 pub mod sign;
 pub mod ui;
