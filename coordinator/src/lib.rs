@@ -23,6 +23,7 @@ pub mod config;
 pub mod controller;
 pub mod election;
 pub mod managed_etcd;
+pub mod members;
 pub mod observe;
 pub mod rollout;
 pub mod serve;
