@@ -7,6 +7,7 @@ use coord_proto::ids::{Environment, NodeName};
 use coord_proto::labels::Labels;
 
 use crate::cli_config::Context;
+use crate::config::ArtifactsUrl;
 use crate::ui::Failure;
 
 /// The operator's configuration.
@@ -56,14 +57,15 @@ pub fn coordctl_toml(environment: &Environment, endpoints: &[String]) -> String 
 }
 
 /// The coordinator's configuration; without endpoints it runs an etcd of its own.
-pub fn coordinator_toml(host: &str, endpoints: &[String]) -> String {
+pub fn coordinator_toml(host: &str, endpoints: &[String], artifacts: Option<&ArtifactsUrl>) -> String {
     let etcd = if endpoints.is_empty() {
         format!("managed = true\nclient_listen = \"0.0.0.0:2379\"\nadvertise = {}\n", quoted(format!("{host}:2379")))
     } else {
         format!("managed = false\nendpoints = [{}]\n", list(endpoints))
     };
+    let artifacts = artifacts.map(|url| format!("[artifacts]\nurl = {}\n\n", quoted(url))).unwrap_or_default();
     format!(
-        "# `coordinator default-config` prints every key with its default.\n[etcd]\n{etcd}\n[http]\npublic_url = {}\n",
+        "# `coordinator default-config` prints every key with its default.\n[etcd]\n{etcd}\n{artifacts}[http]\npublic_url = {}\n",
         quoted(format!("https://{host}:7080"))
     )
 }
