@@ -1,5 +1,6 @@
 //! `coord-agent run`: puts the parts together, and takes them down again.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
 use crate::source::Source;
 use crate::systemd::{SystemBus, notify, one_line, watchdog_interval};
+
+/// Addresses told to people; a machine with a container network has hundreds.
+const ADDRESSES_MAX: usize = 8;
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -110,11 +114,26 @@ fn info_record(config: &Config) -> NodeInfo {
     NodeInfo {
         node: config.node.name.clone(),
         labels: config.node.labels.clone(),
-        addresses: vec![],
+        addresses: addresses(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         apps: config.allowed().to_vec(),
         since: unix_now(),
     }
+}
+
+/// Where people find this machine: its addresses but for loopback and link-local ones. They are shown and never used.
+fn addresses() -> Vec<String> {
+    let shown = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let found = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    found.filter(shown).map(|ip| ip.to_string()).take(ADDRESSES_MAX).collect()
 }
 
 fn fetcher(config: &Config) -> anyhow::Result<Fetcher> {
