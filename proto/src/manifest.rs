@@ -389,6 +389,10 @@ impl Manifest {
             limit("hook count", hooks.len() as u64, HOOKS_MAX as u64)?;
             hooks.iter().try_for_each(|h| check_hook(phase, h))?;
         }
+        self.check_health()?;
+        if self.migrate.as_ref().is_some_and(|m| m.command.is_empty() && m.after.is_none()) {
+            return Err(ManifestError::Field { field: "migrate", value: "{}".into(), problem: "has neither a `command` nor an `after`" });
+        }
         for task in [Phase::Before, Phase::After].into_iter().flat_map(|p| self.once_tasks(p)) {
             check_command("run-once command", &task.command)?;
         }
@@ -423,6 +427,18 @@ impl Manifest {
         }
         limit("rollout.bake in seconds", bake.as_secs(), ROLLOUT_WAIT_MAX.as_secs())?;
         limit("rollout.batch_deadline in seconds", deadline.as_secs(), ROLLOUT_WAIT_MAX.as_secs())
+    }
+
+    /// A check that asks nothing would make every release healthy at once.
+    fn check_health(&self) -> Result<(), ManifestError> {
+        let Some(health) = &self.health else { return Ok(()) };
+        let ways = [("http", health.http.is_some()), ("tcp", health.tcp.is_some()), ("command", !health.command.is_empty())];
+        let given: Vec<&str> = ways.into_iter().filter(|(_, given)| *given).map(|(way, _)| way).collect();
+        if given.len() == 1 {
+            return Ok(());
+        }
+        let value = if given.is_empty() { "{}".to_owned() } else { given.join(", ") };
+        Err(ManifestError::Field { field: "health", value, problem: "needs exactly one of `http`, `tcp` and `command`" })
     }
 
     fn check_layout(&self) -> Result<(), ManifestError> {

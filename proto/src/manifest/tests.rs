@@ -83,6 +83,19 @@ fn hooks_are_a_command_or_units() {
 }
 
 #[test]
+fn a_health_check_that_asks_nothing_is_refused_and_so_is_an_empty_migration() {
+    assert!(after(|m| m.health = Some(Health::default())).contains("exactly one of"), "it would be healthy at once");
+    let both = Health { http: Some("http://x".into()), tcp: Some("x:1".into()), ..Health::default() };
+    assert!(after(|m| m.health = Some(both)).contains("`http, tcp` needs exactly one of"));
+    assert_eq!(after(|m| m.health = None), "");
+    let emptied = after(|m| {
+        let migrate = m.migrate.as_mut().expect("the sample has one");
+        (migrate.command, migrate.after) = (vec![], None);
+    });
+    assert!(emptied.contains("neither a `command` nor an `after`"), "{emptied}");
+}
+
+#[test]
 fn environment_names_are_names_and_not_ours() {
     for bad in ["", "1A", "A-B", "A=B", "Ä", "COORD_APP"] {
         assert!(after(|m| drop(m.env.insert(bad.into(), "x".into()))).contains("env"), "{bad}");
