@@ -19,8 +19,10 @@ use coord_proto::store::Entry;
 use coord_proto::store::mirror::Mirror;
 use serde::Serialize;
 
+mod drift;
 pub mod facts;
 
+pub use drift::{Drift, drift};
 pub use facts::{ManifestFacts, TaskFacts};
 
 /// Everything below one prefix, as of one revision.

@@ -62,14 +62,19 @@ pub fn time(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds).map_or_else(|_| "-".to_owned(), |at| at.to_string())
 }
 
-/// How long ago, in its largest unit: `3m ago`. The clocks of two machines are involved: it is a hint for people.
-pub fn ago(unix_seconds: i64, now: i64) -> String {
-    match (now - unix_seconds).max(0) {
-        s @ 0..=119 => format!("{s}s ago"),
-        s @ 120..=7199 => format!("{}m ago", s / 60),
-        s @ 7200..=172_799 => format!("{}h ago", s / 3600),
-        s => format!("{}d ago", s / 86400),
+/// The time between two, in its largest unit: `3m`. The clocks of two machines are involved: it is a hint for people.
+pub fn span(from: i64, to: i64) -> String {
+    match to.saturating_sub(from).max(0) {
+        s @ 0..=119 => format!("{s}s"),
+        s @ 120..=7199 => format!("{}m", s / 60),
+        s @ 7200..=172_799 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86400),
     }
+}
+
+/// How long ago: `3m ago`.
+pub fn ago(unix_seconds: i64, now: i64) -> String {
+    format!("{} ago", span(unix_seconds, now))
 }
 
 /// Now, in Unix seconds.
