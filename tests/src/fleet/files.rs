@@ -12,20 +12,7 @@ use super::{APP, CoordinatorPorts, ENVIRONMENT, Fleet, Node, OPERATOR};
 /// Of agents and coordinator. Short, so that a lost server is noticed soon; long enough for a busy machine.
 pub const LEASE_TTL: &str = "5s";
 
-/// Beside the coordinator's configuration: what a test adds to it.
-const MORE: &str = "more.toml";
-
 impl Fleet {
-    /// Adds whole tables to the coordinator's configuration; to be called before it is started.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn configure_coordinator(&self, tables: &str) -> Result<()> {
-        let dir = self.dir().join("coordinator");
-        fs::create_dir_all(&dir)?;
-        Ok(fs::write(dir.join(MORE), tables)?)
-    }
-
     /// Adds tables to the configuration of a server that is yet to be added, as a drop-in.
     ///
     /// # Errors
@@ -78,8 +65,7 @@ impl Fleet {
             state = dir.join("state").display(),
         );
         let path = dir.join("coordinator.toml");
-        let more = fs::read_to_string(dir.join(MORE)).unwrap_or_default();
-        fs::write(&path, format!("{text}\n{more}"))?;
+        fs::write(&path, text)?;
         Ok(path)
     }
 
