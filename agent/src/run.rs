@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use coord_proto::chain::inline;
+pub use coord_proto::clock::unix_now;
 use coord_proto::ids::{AppName, NodeName, Seq};
 use coord_proto::report::{HealthState, Running, Status, Step};
 use coord_proto::retry::Backoff;
@@ -288,9 +289,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// The server's clock, for people and expiry dates only.
-pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

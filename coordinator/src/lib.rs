@@ -35,6 +35,7 @@ pub mod cli;
 pub mod cli_config;
 pub mod deploy_file;
 pub mod exit;
+mod new_file;
 pub mod pack;
 pub mod ports;
 pub mod publish;

@@ -1,7 +1,8 @@
 //! The leader's part of the audit trail: what it did, under a lease, so that the trail cannot fill etcd.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+pub use coord_proto::clock::unix_now;
 use coord_proto::event::AuditEvent;
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
@@ -57,9 +58,4 @@ impl Audit {
             *transaction = std::mem::take(transaction).put_under(lease, keys.key(&Key::Event(event.id(index))), &event);
         }
     }
-}
-
-/// Unix seconds, for what people read.
-pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().try_into().unwrap_or(i64::MAX))
 }

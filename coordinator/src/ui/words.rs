@@ -1,5 +1,6 @@
 //! Records in words, the same on every screen.
 
+pub use coord_proto::clock::unix_now as now;
 use coord_proto::report::{HealthState, Step};
 use coord_proto::rollout::{Outcome, Verdict};
 use jiff::Timestamp;
@@ -75,9 +76,4 @@ pub fn span(from: i64, to: i64) -> String {
 /// How long ago: `3m ago`.
 pub fn ago(unix_seconds: i64, now: i64) -> String {
     format!("{} ago", span(unix_seconds, now))
-}
-
-/// Now, in Unix seconds.
-pub fn now() -> i64 {
-    Timestamp::now().as_second()
 }

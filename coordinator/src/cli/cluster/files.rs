@@ -1,6 +1,5 @@
 //! The text of a new fleet's files.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use coord_proto::ids::{Environment, NodeName};
@@ -8,6 +7,7 @@ use coord_proto::labels::Labels;
 
 use crate::cli_config::Context;
 use crate::config::ArtifactsUrl;
+use crate::new_file;
 use crate::ui::Failure;
 
 /// The operator's configuration.
@@ -25,9 +25,8 @@ pub fn quoted(text: impl std::fmt::Display) -> String {
 /// Writes a file and the directories above it, durably, never over one that is there.
 pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let file = made.and_then(|()| std::fs::OpenOptions::new().write(true).create_new(true).open(path));
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|e| Failure::new(crate::exit::Exit::Error, format!("cannot write {}: {e}", path.display())))
+    made.and_then(|()| new_file::write(path, text, 0o644))
+        .map_err(|e| Failure::new(crate::exit::Exit::Error, format!("cannot write {}: {e}", path.display())))
 }
 
 /// Copies a file, never over one that is there.
