@@ -173,11 +173,6 @@ impl Fleet {
         self.coordinator_more = tables.to_owned();
     }
 
-    /// Where the coordinator serves artifacts.
-    pub fn artifacts_url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.ports.artifacts.number)
-    }
-
     /// Starts the coordinator and waits until it leads.
     ///
     /// # Errors

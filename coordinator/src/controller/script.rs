@@ -129,7 +129,9 @@ impl Writer<'_> {
 /// The base URLs of the artifact stores, this coordinator's and those of all that run beside it, if what is stored differs.
 pub fn publish_stores(keys: &KeySpace, mirror: &Mirror, own: &[String]) -> Option<Transaction> {
     let members = mirror.entries.range(keys.members()..).take_while(|(key, _)| key.starts_with(&keys.members()));
-    let beside = members.filter_map(|(_, entry)| Some(entry.record::<MemberRecord>().ok()?.url));
+    // One with a directory of its own is about to be refused.
+    let shared = members.filter_map(|(_, entry)| entry.record::<MemberRecord>().ok()).filter(|m| m.artifacts.starts_with("s3://"));
+    let beside = shared.map(|member| member.url);
     // Sorted: another leader writes the same.
     let urls: BTreeSet<String> = own.iter().cloned().chain(beside.filter(|_| !own.is_empty())).collect();
     let urls = Vec::from_iter(urls);
