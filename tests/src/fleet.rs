@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use coord_proto::coordinator::LeaderRecord;
+use coord_proto::coordinator::{LeaderRecord, StoresRecord};
 use coord_proto::ids::{AppName, NodeName, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::manifest::Manifest;
@@ -151,6 +151,15 @@ impl Fleet {
     /// Where the store's connection lives.
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// Base URL of the coordinator's artifacts.
+    ///
+    /// # Errors
+    /// As [`Fleet::record`]; or no coordinator announced one.
+    pub fn artifacts_url(&self) -> Result<String> {
+        let stores = self.record::<StoresRecord>(&Key::Stores)?;
+        stores.and_then(|s| s.urls.first().cloned()).context("no coordinator announced its artifacts")
     }
 
     /// The certificate files of `name`, issued if need be.

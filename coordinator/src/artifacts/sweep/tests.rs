@@ -112,6 +112,8 @@ fn state(seq: u64, previous_stable: u64, prior: u64) -> RolloutState {
         ended_at: None,
         wish_revision: 0,
         paused: false,
+        promoted: false,
+        turned_back: false,
     }
 }
 

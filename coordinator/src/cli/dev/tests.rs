@@ -13,7 +13,7 @@ fn keys_and_certificates_stay_and_configurations_are_accepted() {
     let config = Config::load(&fleet.coordinator_config()).expect("coordinator.toml");
     assert!(config.etcd.managed && config.public_url().starts_with("https://127.0.0.1:"));
     let ports = [fleet.etcd, fleet.artifacts, fleet.status].map(|address| address.port());
-    assert!(ports.iter().all(|port| (10_000..15_000).contains(port)), "an outgoing connection may take one of {ports:?}");
+    assert!(ports.iter().all(|port| *port < 32_768), "an outgoing connection may take one of {ports:?}");
     let context = Context::load(&fleet.operator_config(), None).expect("coordctl.toml");
     assert_eq!(context.name, "dev");
     assert!(fleet.nodes.iter().all(|node| node.config().exists() && node.apps().exists()));

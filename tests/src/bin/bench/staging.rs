@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
     fleet.publish(&tree, "big", &[])?.expect_code(0)?;
     let artifact = fleet.manifest(1)?.artifact;
     say(format_args!("  {} files, {:.1} MB, unpacked {:.1} MB", artifact.entries, mega(artifact.size), mega(artifact.unpacked_size)));
-    let url = format!("{}/artifacts/{}", fleet.artifacts_url(), artifact.digest);
+    let url = format!("{}/artifacts/{}", fleet.artifacts_url()?, artifact.digest);
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
         let agent = agent_seconds(&mut fleet, &records, round)?;
