@@ -8,7 +8,6 @@ use anyhow::Context;
 use coord_proto::ids::AppName;
 use coord_proto::keys::KeySpace;
 use coord_proto::report::NodeInfo;
-use coord_proto::retry::after;
 use coord_proto::store::SharedStore;
 use coord_proto::store::etcd::EtcdStore;
 use coord_proto::store::mirror;
@@ -30,7 +29,7 @@ use crate::presence::{Keeper, Registration};
 use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
 use crate::source::Source;
-use crate::systemd::{SystemBus, notify, one_line, watchdog_interval};
+use crate::systemd::{SystemBus, keep_told, notify, watchdog_interval};
 
 /// Addresses told to people; a machine with a container network has hundreds.
 const ADDRESSES_MAX: usize = 8;
@@ -73,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Reporter { store: store.clone(), keys: keys.clone(), presence: presence.clone(), statuses: statuses_seen, stop: stop.clone() }
             .run(),
     );
-    tasks.spawn(tell_systemd(words_seen, stop.clone()));
+    tasks.spawn(keep_told(words_seen, stop.clone(), watchdog_interval(), notify));
 
     let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
     let node = config.node.name.clone();
@@ -166,18 +165,4 @@ async fn listen(config: &Config, facts: Facts, stop: &CancellationToken, tasks: 
         tasks.spawn(http::serve(listener, router, stop.clone()));
     }
     Ok(())
-}
-
-/// STATUS= at each change, and the watchdog from the runtime that runs the loop: a stalled loop starves it.
-async fn tell_systemd(mut words: watch::Receiver<String>, stop: CancellationToken) {
-    let interval = watchdog_interval();
-    loop {
-        let status = words.borrow_and_update().clone();
-        notify(&[NotifyState::Status(&one_line(&status))]);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = words.changed() => if changed.is_err() { return },
-            () = after(interval) => notify(&[NotifyState::Watchdog]),
-        }
-    }
 }
