@@ -1,6 +1,9 @@
 use super::*;
 use coord_proto::ids::Digest;
 use coord_proto::manifest::Manifest;
+use coord_proto::report::{FailureCode, Step};
+
+use crate::journal::Leg;
 
 fn manifest(seq: u64, floor: u64, migrate: bool) -> Arc<Manifest> {
     let migrate = if migrate { r#","migrate":{"command":["migrate"]}"# } else { "" };
