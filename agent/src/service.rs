@@ -1,6 +1,7 @@
 //! `coord-agent run`: puts the parts together, and takes them down again.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +41,9 @@ const ADDRESSES_MAX: usize = 8;
 /// The configuration, trust file, certificates, state directory or an address cannot be used. A store that is away is no
 /// error: what runs keeps running, and the agent keeps trying (I7).
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
+    // The loop stops first; presence, reports and the watchdog go on until it has ended, which a running migration holds up.
+    let (asked, stop) = (CancellationToken::new(), CancellationToken::new());
+    stop_on_signals(&asked)?;
     let identity = Identity::open(&config.state_dir)?;
     let trust = Trust::load(&config.trust_file)?;
     anyhow::ensure!(
@@ -54,7 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let store: SharedStore = Arc::new(EtcdStore::new(config.etcd.clone())?);
     let keys = KeySpace::new(&config.prefix);
     let apps_dir = config.state_dir.join("apps");
-    let known = known_apps(&apps_dir);
+    let known = known_apps(&apps_dir).with_context(|| format!("cannot list {}", apps_dir.display()))?;
     let mut tasks = JoinSet::new();
 
     let registration = Registration { info: info_record(&config), alive: identity.alive(), ttl: config.lease_ttl };
@@ -80,9 +82,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
     info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
     notify(&[NotifyState::Ready]);
-    let ended = agent.run(known, Inputs { goals: inputs, stop: stop.clone() }).await;
+    let ended = agent.run(known, Inputs { goals: inputs, stop: asked }).await;
 
-    notify(&[NotifyState::Stopping]);
     stop.cancel();
     // What still writes to the store may be stuck there: it is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
@@ -98,15 +99,21 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        notify(&[NotifyState::Stopping]);
         stop.cancel();
     });
     Ok(())
 }
 
-/// Apps that were here before: their journals are looked at also when the store is away.
-fn known_apps(dir: &std::path::Path) -> Vec<AppName> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+/// Apps that were here before: their journals are looked at also when the store is away. A directory that cannot be read
+/// is not an empty one (I6): an activity may wait in it to be brought to its end.
+fn known_apps(dir: &Path) -> std::io::Result<Vec<AppName>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        read => read?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_str().and_then(|n| n.parse().ok())));
+    names.filter_map(Result::transpose).collect()
 }
 
 fn info_record(config: &Config) -> NodeInfo {
@@ -165,4 +172,22 @@ async fn listen(config: &Config, facts: Facts, stop: &CancellationToken, tasks: 
         tasks.spawn(http::serve(listener, router, stop.clone()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+        let temp = tempfile::tempdir().expect("dir");
+        let apps = temp.path().join("apps");
+        assert!(known_apps(&apps).expect("a fresh server").is_empty());
+        std::fs::create_dir_all(apps.join("mootube")).expect("made");
+        std::fs::create_dir_all(apps.join("Not An App")).expect("made");
+        assert_eq!(known_apps(&apps).expect("listed"), ["mootube".parse::<AppName>().expect("app")]);
+        known_apps(&apps.join("mootube/file/below")).expect("nothing there");
+        std::fs::write(temp.path().join("file"), "").expect("written");
+        known_apps(&temp.path().join("file")).expect_err("not a directory");
+    }
 }

@@ -58,6 +58,7 @@ async fn run(dir: &Path, hooks: &str, units: &Asked) -> Result<(), HookError> {
         context: &context,
         units,
         logs: &logs,
+        cancel: &CancellationToken::new(),
     })
     .await
 }
