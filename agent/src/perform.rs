@@ -415,3 +415,6 @@ fn step_of(phase: HookPhase) -> Step {
         HookPhase::Restart | HookPhase::Cleanup => Step::Restarting,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

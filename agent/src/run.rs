@@ -269,3 +269,6 @@ pub fn is_ready(status: &Status) -> bool {
         !matches!(status.step, Step::Draining | Step::Switching | Step::Restarting | Step::Probing | Step::Undraining | Step::FallingBack);
     serving && status.running.is_some() && status.health == HealthState::Healthy
 }
+
+#[cfg(test)]
+mod tests;
