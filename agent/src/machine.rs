@@ -55,6 +55,7 @@ impl From<Desired> for Goal {
             rollout: d.rollout,
             may_migrate: d.may_migrate,
             restart: d.restart,
+            // `attempt` has no place here: each wish to try again is a new generation.
         }
     }
 }

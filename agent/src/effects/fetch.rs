@@ -94,7 +94,7 @@ impl Fetcher {
     }
 
     /// Sends every piece of `artifact` to `out`, verified and in order, then [`Piece::End`]. Stores are tried in the order of `bases`
-    /// (`GET <base>/<digest>`); one that sends wrong bytes is not asked again.
+    /// (`GET <base>/artifacts/<digest>`); one that sends wrong bytes is not asked again.
     ///
     /// # Errors
     /// No store gave the signed bytes, or pieces cannot be kept in `parts`. Pieces verified so far wait there for the next try.

@@ -33,7 +33,7 @@ pub struct StageRequest<'a> {
     pub dir: &'a AppDir,
     pub manifest: &'a Manifest,
     pub fetcher: &'a Fetcher,
-    /// Tried in this order: `GET <base>/<digest>`.
+    /// Tried in this order: `GET <base>/artifacts/<digest>`.
     pub bases: Vec<String>,
     pub ownership: Ownership,
     /// Where verified pieces wait for a resume; of this app alone.
