@@ -467,6 +467,8 @@ fn a_release_that_a_later_manifest_names_is_staged_under_the_later_number() {
     assert_eq!(first, Some(Action::Load(Seq(9))));
     assert_eq!(m.handle(Event::ManifestLoaded(manifest_of(9, 0, "r1", ""))), None, "it is here");
     assert_eq!(m.status(0).staged, Some(Seq(9)));
+    let seqs: Vec<Seq> = m.journal().releases.values().map(|f| f.seq).collect();
+    assert_eq!(seqs, [Seq(9)], "pruning keeps what this number names");
     let first = m.handle(Event::GoalSeen(goal(9, None, 3)));
     let done = play(&mut m, first);
     assert_eq!(names(&done)[..2], ["drain9", "switch-r1"]);
@@ -523,8 +525,10 @@ fn what_it_remembers_of_manifests_and_failures_does_not_grow() {
     for seq in 2..40 {
         let first = m.handle(Event::GoalSeen(goal(seq, Some(seq + 100), seq)));
         play_until(&mut m, first, |a| matches!(a, Action::Stage(s) if s.0 > 100));
-        m.handle(Event::Failed(failure(seq + 100, FailureCode::ArchiveRefused)));
+        let next = m.handle(Event::Failed(failure(seq + 100, FailureCode::ArchiveRefused)));
+        play(&mut m, next);
     }
+    assert_eq!(m.journal.running.as_ref().map(|r| r.seq), Some(Seq(39)));
     assert!(m.manifests.len() <= 6 && m.journal.failed.len() <= 1, "{:?} {:?}", m.manifests.keys(), m.journal.failed);
 }
 
