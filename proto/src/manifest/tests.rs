@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::{BATCH_DEADLINE_MIN, ENTRIES_MAX, HOOKS_MAX, PIECE_BYTES, PIECES_MAX, ROLLOUT_WAIT_MAX, UNPACKED_BYTES_MAX};
 
 fn manifest() -> Manifest {
     Manifest::decode(include_bytes!("../../fixtures/manifest.v1.json")).expect("the fixture is a manifest")
@@ -45,6 +46,27 @@ fn every_number_has_a_limit() {
     assert!(after(|m| m.rollout.bake = ROLLOUT_WAIT_MAX * 2).contains("rollout.bake in seconds"));
     assert_eq!(after(|m| (m.rollout.bake, m.rollout.batch_deadline) = (Duration::ZERO, BATCH_DEADLINE_MIN)), "");
     assert!(after(|m| m.hooks.drain = vec![m.hooks.prepare[0].clone(); HOOKS_MAX + 1]).contains("hook count"));
+}
+
+/// A clock that is asked to add five hundred billion years ends the agent, and again at each start.
+#[test]
+fn every_duration_has_two_limits() {
+    for wrong in [Duration::ZERO, DURATION_MIN - Duration::from_nanos(1), DURATION_MAX + Duration::from_secs(1), Duration::MAX] {
+        assert!(after(|m| m.hooks.prepare[0].timeout = Some(wrong)).contains("hook timeout"), "{wrong:?}");
+        assert!(after(|m| m.health = Some(Health { interval: Some(wrong), ..Health::default() })).contains("health.interval"));
+        assert!(after(|m| m.health = Some(Health { timeout: Some(wrong), ..Health::default() })).contains("health.timeout"));
+        let once = Once {
+            command: vec!["x".into()],
+            when: Phase::Before,
+            timeout: Some(wrong),
+            user: None,
+            on: Labels::new(),
+            on_unknown: OnUnknown::Stop,
+        };
+        assert!(after(|m| _ = m.once.insert("tidy".parse().expect("a name"), once)).contains("run-once timeout"));
+    }
+    assert_eq!(after(|m| m.hooks.prepare[0].timeout = Some(DURATION_MIN)), "");
+    assert_eq!(after(|m| m.hooks.prepare[0].timeout = Some(DURATION_MAX)), "");
 }
 
 #[test]
