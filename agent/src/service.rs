@@ -45,14 +45,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (asked, stop) = (CancellationToken::new(), CancellationToken::new());
     stop_on_signals(&asked)?;
     let identity = Identity::open(&config.state_dir)?;
+    // Its environment was compared when the configuration was loaded.
     let trust = Trust::load(&config.trust_file)?;
-    anyhow::ensure!(
-        trust.environment == config.node.environment,
-        "the trust file {} is for the environment `{}`, and agent.toml for `{}`",
-        config.trust_file.display(),
-        trust.environment,
-        config.node.environment
-    );
     let store: SharedStore = Arc::new(EtcdStore::new(config.etcd.clone())?);
     let keys = KeySpace::new(&config.prefix);
     let apps_dir = config.state_dir.join("apps");

@@ -8,10 +8,11 @@ use std::time::Duration;
 use coord_proto::manifest::Artifact;
 use reqwest::redirect;
 use tokio::task::JoinHandle;
-use url::{Host, Url};
+use url::Url;
 
 use super::pieces::{Piece, PieceSender};
 use super::verify::Verifier;
+use crate::config::is_loopback;
 use crate::durable::DurableError;
 
 mod sources;
@@ -199,13 +200,7 @@ fn build(options: &FetchOptions) -> Result<reqwest::Client, reqwest::Error> {
 
 /// TLS everywhere; plain HTTP only where it cannot leave the machine.
 fn allowed(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
 }
 
 /// Was the piece before this one right?
