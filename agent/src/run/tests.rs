@@ -1,7 +1,7 @@
 use coord_proto::ids::{Generation, Seq};
 
 use super::*;
-use crate::journal::Leg;
+use crate::journal::{Journal, Leg};
 use crate::perform::tests::{manifest, performer};
 
 fn agent(dir: &std::path::Path) -> Agent {
@@ -64,6 +64,34 @@ async fn a_stop_tells_a_hook_to_end_and_waits_no_longer_than_that() {
     agent.effects.spawn(std::future::pending());
     agent.wind_down().await;
     assert!(begun.elapsed() < STOP_GRACE + END_GRACE + Duration::from_secs(1), "a hanging action does not hold the stop");
+}
+
+/// I9, seen by the hooks themselves: what the journal says while they run.
+#[tokio::test]
+async fn the_journal_is_on_the_disk_before_an_action_starts() {
+    let temp = tempfile::tempdir().expect("dir");
+    let mut agent = agent(temp.path());
+    let app: AppName = "a".parse().expect("app");
+    let journal = agent.performer.state_dir(&app).join("journal.json");
+    let copy = |phase| format!(r#""{phase}":[{{"command":["cp","{}","{phase}.seen"]}}]"#, journal.display());
+    let hooks = format!(r#","hooks":{{{},{}}}"#, copy("restart"), copy("undrain"));
+    at(&mut agent, &hooks, |a| matches!(a, Action::RunHooks { .. })).await;
+    let release = agent.performer.app_dir(&app).release(&"r2".parse().expect("release"));
+    std::fs::create_dir_all(&release).expect("made");
+
+    agent.handle(app.clone(), Event::Finished).await.expect("the drain is over");
+    while let Some(ended) = agent.effects.join_next().await {
+        let (app, event) = ended.expect("no panic");
+        agent.handle(app, event).await.expect("it goes on");
+    }
+    let seen =
+        |phase: &str| serde_json::from_slice::<Journal>(&std::fs::read(release.join(phase)).expect("the hook ran")).expect("a journal");
+    for (file, leg) in [("restart.seen", Leg::Restart), ("undrain.seen", Leg::Undrain)] {
+        let journal = seen(file);
+        assert_eq!(journal.activity.map(|a| a.leg), Some(leg));
+        assert_eq!(journal.running.map(|r| r.seq), Some(Seq(2)), "switched");
+    }
+    assert_eq!(agent.slots[&app].machine.status(0).health, HealthState::Healthy);
 }
 
 #[tokio::test]

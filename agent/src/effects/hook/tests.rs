@@ -74,6 +74,14 @@ async fn they_run_in_order_in_the_release_until_one_fails() {
 }
 
 #[tokio::test]
+async fn a_hook_that_does_not_end_in_its_time_says_so() {
+    let dir = tempfile::tempdir().expect("dir");
+    let hooks = r#"{"restart":[{"command":["sh","-c","echo waiting; exec sleep 600"],"timeout":"300ms"}]}"#;
+    let error = run(dir.path(), hooks, &Asked::default()).await.expect_err("too slow");
+    assert_eq!((error.code(), error.log_tail()), (FailureCode::HookTimedOut, "waiting"), "{error}");
+}
+
+#[tokio::test]
 async fn when_chooses_servers_by_their_labels() {
     let dir = tempfile::tempdir().expect("dir");
     let hooks = r#"{"restart":[{"command":["sh","-c","exit 4"],"when":{"role":"db"}},{"command":["sh","-c","echo ran >../../log"],"when":{"role":"web"}}]}"#;
