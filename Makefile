@@ -22,7 +22,8 @@ help:  ## this list
 build:  ## what demo and tests run (target/debug)
 	$(CARGO) build --locked
 
-release:  ## what is shipped (target/release)
+release:  ## what is shipped (target/release); installs compilers if they are missing
+	tests/setup build
 	$(CARGO) build --release --locked
 
 install:  ## the release into PREFIX (and DESTDIR); keeps configuration files that exist

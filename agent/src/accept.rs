@@ -43,15 +43,24 @@ impl Refusal {
     }
 }
 
+/// Is it the manifest that was asked for?
+///
+/// # Errors
+/// It names another app or number.
+pub fn is_filed_right(manifest: &Manifest, app: &AppName, seq: Seq) -> Result<(), Refusal> {
+    if &manifest.app == app && manifest.seq == seq {
+        return Ok(());
+    }
+    Err(Refusal::Misfiled { app: app.clone(), asked: seq, named: manifest.app.clone(), found: manifest.seq })
+}
+
 /// Checks the rules in their order.
 ///
 /// # Errors
 /// The first rule that is broken.
 pub fn accept(manifest: &Manifest, here: &Here<'_>) -> Result<(), Refusal> {
     let release = || manifest.release.to_string();
-    if &manifest.app != here.app || manifest.seq != here.seq {
-        return Err(Refusal::Misfiled { app: here.app.clone(), asked: here.seq, named: manifest.app.clone(), found: manifest.seq });
-    }
+    is_filed_right(manifest, here.app, here.seq)?;
     if !here.allowed {
         return Err(Refusal::App { app: here.app.clone() });
     }

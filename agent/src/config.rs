@@ -19,7 +19,7 @@ mod file;
 mod merge;
 mod resolve;
 
-pub use resolve::Host;
+pub use resolve::{Host, is_loopback};
 
 /// The commented default file: what `coord-agent default-config` prints, and the reference of every key.
 pub const DEFAULT: &str = include_str!("default-agent.toml");

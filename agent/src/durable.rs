@@ -99,6 +99,34 @@ pub fn remove_if_there(path: &Path) -> Result<(), DurableError> {
     }
 }
 
+/// Makes a directory and those above it where they are missing, and their names durable: what is synced in a directory that
+/// vanishes after a power cut is gone with it.
+///
+/// # Errors
+/// One cannot be made or synced.
+pub fn ensure_dir_durably(dir: &Path) -> Result<(), DurableError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    ensure_dir_durably(parent(dir))?;
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists || !dir.is_dir() => return Err(DurableError::on("make the directory", dir)(e)),
+        _ => {}
+    }
+    fsync_dir(parent(dir))
+}
+
+/// Removes a directory with all that is in it; a missing one is fine.
+///
+/// # Errors
+/// Anything else than "not found".
+pub fn remove_tree(path: &Path) -> Result<(), DurableError> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DurableError::on("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// A hidden name beside `path`, always the same one: a leftover of a crash is replaced by the next try, and cannot pile up.
 fn sibling(path: &Path) -> PathBuf {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -147,6 +175,16 @@ mod tests {
         fs::create_dir(&link).expect("made");
         replace_symlink("c", &link).expect_err("a directory is not replaced by a link");
         assert!(link.is_dir() && !sibling(&link).exists());
+    }
+
+    #[test]
+    fn directories_are_made_down_to_the_last_and_a_file_in_the_way_is_told() {
+        let temp = tempfile::tempdir().expect("temp dir");
+        let deep = temp.path().join("a/b/c");
+        ensure_dir_durably(&deep).expect("made");
+        ensure_dir_durably(&deep).expect("there");
+        fs::write(deep.join("file"), "").expect("written");
+        assert_eq!(ensure_dir_durably(&deep.join("file/d")).expect_err("a file").path, deep.join("file"));
     }
 
     #[test]

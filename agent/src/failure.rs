@@ -11,6 +11,13 @@ pub fn failure(seq: Seq, step: Step, code: FailureCode, error: &(dyn Error + 'st
     Failure { seq, step, code, chain: chain(error), hint: hint(code).to_owned(), log_tail: String::new(), fell_back: false, attempt: 1 }
 }
 
+/// For what cannot happen, and yet must not end the agent.
+#[derive(Debug, thiserror::Error)]
+#[error("the manifest for {action} was not loaded; this is a mistake in the agent, please report it")]
+pub struct NotLoaded {
+    pub action: String,
+}
+
 /// What a person does about it; one line each.
 fn hint(code: FailureCode) -> &'static str {
     match code {
@@ -21,6 +28,7 @@ fn hint(code: FailureCode) -> &'static str {
         FailureCode::BelowFloor => "publish the older release again: it gets a new number and a signature",
         FailureCode::NotAllowed => "allow the app in [apps] allow of agent.toml, or change [targets]",
         FailureCode::DiskFull | FailureCode::InodesExhausted => "make room; the agent goes on by itself",
+        FailureCode::Store => "see that etcd answers; the agent goes on by itself",
         FailureCode::Download => "see that the artifact store answers; the agent goes on by itself",
         FailureCode::DigestMismatch => "the artifact in the store is not the one that was signed; publish again",
         FailureCode::ArchiveRefused => "pack with coordctl release pack, which refuses the same with the path",

@@ -11,8 +11,8 @@ use crate::machine::Goal;
 /// itself (a newcomer's `stable`, or `stable` moved back): it stands while it is not behind `stable`.
 pub fn effective(desired: Desired, stable: Option<Seq>, rollout: Option<&RolloutId>) -> Goal {
     let current = desired.rollout.is_some() && desired.rollout.as_ref() == rollout;
+    let mut goal = Goal { stable, ..Goal::from(desired) };
     let stable = stable.unwrap_or_default();
-    let mut goal = Goal::from(desired);
     if !current && goal.run < stable {
         goal.run = stable;
         goal.stage = None;

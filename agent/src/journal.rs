@@ -8,10 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use coord_proto::ids::{Digest, Generation, ReleaseId, Seq};
-use coord_proto::report::{Failure, Running};
+use coord_proto::report::{Failure, HealthState, Running};
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{DurableError, write_file_durably};
+use crate::durable::{DurableError, ensure_dir_durably, write_file_durably};
 
 const JOURNAL: &str = "journal.json";
 const FLOORS: [&str; 2] = ["floor", "floor.copy"];
@@ -27,6 +27,8 @@ pub struct Journal {
     /// What ran, healthy, before it.
     pub previous_good: Option<Running>,
     pub last_healthy: Option<Running>,
+    /// Of what runs. Over a restart too: a way back that failed must not look ready.
+    pub health: HealthState,
     /// Highest seq whose manifest was accepted.
     pub accepted: Seq,
     pub floor: Seq,
@@ -37,6 +39,8 @@ pub struct Journal {
     /// The last failure, and the generation that it answers.
     pub failure: Option<(Generation, Failure)>,
     pub after_done: Option<Seq>,
+    /// Whose cleanup hooks are still to be run.
+    pub cleanup: Option<Seq>,
     /// The `restart` wish that was obeyed last.
     pub restarted: u64,
     /// The complete directories below `releases/` that this agent made.
@@ -69,11 +73,21 @@ pub enum ReleaseOutcome {
 pub struct Activity {
     pub seq: Seq,
     pub release: ReleaseId,
-    /// What ran when it began: where it goes back to.
+    /// What ran when it began; on the way back, where it goes.
     pub previous: Option<Running>,
     pub leg: Leg,
     pub direction: Direction,
     pub restart: u64,
+}
+
+impl Activity {
+    /// What `current` will point to at its end.
+    pub fn heading_to(&self) -> &ReleaseId {
+        match (self.direction, &self.previous) {
+            (Direction::Back, Some(previous)) => &previous.release,
+            _ => &self.release,
+        }
+    }
 }
 
 /// The part of an activity that is being done. Each may be repeated after a crash.
@@ -107,38 +121,66 @@ pub enum JournalError {
     },
     #[error("cannot write the journal")]
     Write(#[from] DurableError),
+    #[error("the journal {} has version {found}, and this agent reads version {VERSION}; upgrade the agent", .path.display())]
+    Newer { path: PathBuf, found: u32 },
 }
 
-/// A journal that was read, and what is wrong with it in words for a person, if anything.
+/// A journal that was read, and what was found wrong in words for a person.
 #[derive(Debug)]
 pub struct Loaded {
     pub journal: Journal,
-    pub alarm: Option<String>,
+    pub alarms: Vec<String>,
 }
 
 /// Reads an app's journal from `dir`; a missing one is a fresh one. A damaged one is moved aside and told, never a crash
-/// loop: what runs keeps running, and the floor comes from its own two copies, at least `baked`.
+/// loop: what runs keeps running, and the floor comes from its own two copies, at least `baked`. A copy that is lost is
+/// told and written again.
 ///
 /// # Errors
-/// The directory cannot be made, read or written.
+/// The directory cannot be made, read or written, or a newer agent wrote the journal.
 pub fn load(dir: &Path, baked: Seq) -> Result<Loaded, JournalError> {
-    std::fs::create_dir_all(dir).map_err(|source| JournalError::Io { doing: "make the directory", path: dir.into(), source })?;
+    ensure_dir_durably(dir)?;
     let path = dir.join(JOURNAL);
-    let (mut journal, mut alarm) = match read(&path)?.map(|bytes| parse(&bytes)) {
-        None => (Journal::default(), None),
-        Some(Some(journal)) => (journal, None),
-        Some(None) => (Journal::default(), Some(set_aside(&path)?)),
+    let (mut journal, mut alarms) = match read(&path)?.map(|bytes| parse(&bytes)) {
+        None => (Journal::default(), vec![]),
+        Some(Parsed::Journal(journal)) => (*journal, vec![]),
+        Some(Parsed::Newer(found)) => return Err(JournalError::Newer { path, found }),
+        Some(Parsed::Damaged) => (Journal::default(), vec![set_aside(&path)?]),
     };
     let floors = [read_floor(dir, FLOORS[0])?, read_floor(dir, FLOORS[1])?];
-    if floors.iter().all(Option::is_none) && alarm.is_some() {
-        alarm = alarm.map(|a| format!("{a}; both copies of the floor are gone too: it restarts at {baked}"));
+    if floors.iter().all(Option::is_none) && !alarms.is_empty() {
+        alarms.push(format!("both copies of the floor are gone too: it restarts at {baked}"));
     }
-    journal.floor = floors.into_iter().flatten().chain([journal.floor, baked]).max().unwrap_or(baked);
-    Ok(Loaded { journal, alarm })
+    let noted = floors.into_iter().flatten().chain([journal.floor]).max().unwrap_or_default();
+    journal.floor = noted.max(baked);
+    for (name, floor) in FLOORS.iter().zip(floors) {
+        // A crash between the two copies leaves one lower; a missing one where there was a floor is damage.
+        if floor.is_none() && noted > Seq(0) {
+            alarms.push(format!("{} was missing or damaged; it is written again", dir.join(name).display()));
+        }
+        if journal.floor > Seq(0) && floor != Some(journal.floor) {
+            write_floor(dir, name, journal.floor)?;
+        }
+    }
+    Ok(Loaded { journal, alarms })
 }
 
-fn parse(bytes: &[u8]) -> Option<Journal> {
-    serde_json::from_slice::<Journal>(bytes).ok().filter(|j| j.version == VERSION)
+enum Parsed {
+    Journal(Box<Journal>),
+    Newer(u32),
+    Damaged,
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    match serde_json::from_slice::<Version>(bytes).map(|v| v.version) {
+        Ok(VERSION) => serde_json::from_slice(bytes).map_or(Parsed::Damaged, Parsed::Journal),
+        Ok(newer) if newer > VERSION => Parsed::Newer(newer),
+        _ => Parsed::Damaged,
+    }
 }
 
 fn set_aside(path: &Path) -> Result<String, JournalError> {
@@ -160,7 +202,18 @@ fn read_floor(dir: &Path, name: &str) -> Result<Option<Seq>, JournalError> {
     Ok(bytes.and_then(|b| std::str::from_utf8(&b).ok()?.trim().parse().ok()).map(Seq))
 }
 
+fn write_floor(dir: &Path, name: &str, floor: Seq) -> Result<(), DurableError> {
+    write_file_durably(&dir.join(name), floor.to_string().as_bytes(), 0o600)
+}
+
 impl Journal {
+    /// What ran here before `release` does, or did: `COORD_PREVIOUS_RELEASE` of its hooks.
+    pub fn before(&self, release: &ReleaseId) -> Option<&ReleaseId> {
+        let activity = self.activity.iter().flat_map(|a| [a.previous.as_ref().map(|p| &p.release), Some(&a.release)]).flatten();
+        let noted = [&self.running, &self.previous_good].into_iter().flatten().map(|r| &r.release);
+        activity.chain(noted).find(|r| *r != release)
+    }
+
     /// Writes it durably; `saved` is what is on disk, so that an unchanged floor costs nothing.
     ///
     /// # Errors
@@ -168,7 +221,7 @@ impl Journal {
     pub fn save(&self, dir: &Path, saved: &Self) -> Result<(), JournalError> {
         if self.floor != saved.floor {
             for name in FLOORS {
-                write_file_durably(&dir.join(name), self.floor.to_string().as_bytes(), 0o600)?;
+                write_floor(dir, name, self.floor)?;
             }
         }
         let bytes = serde_json::to_vec(&Self { version: VERSION, ..self.clone() }).expect("a journal holds only strings, numbers and maps");
@@ -196,7 +249,7 @@ mod tests {
         std::fs::write(dir.path().join(FLOORS[0]), b"").expect("damage");
         let loaded = load(dir.path(), Seq(1)).expect("loaded");
         assert_eq!(loaded.journal.floor, Seq(3));
-        assert!(loaded.alarm.is_some_and(|a| a.contains("damaged")));
+        assert!(loaded.alarms[0].contains("damaged"), "{:?}", loaded.alarms);
         assert!(dir.path().join("journal.damaged").exists());
     }
 
@@ -204,5 +257,60 @@ mod tests {
     fn the_baked_floor_is_the_least() {
         let dir = tempfile::tempdir().expect("dir");
         assert_eq!(load(dir.path(), Seq(9)).expect("loaded").journal.floor, Seq(9));
+    }
+
+    #[test]
+    fn a_lost_copy_of_the_floor_is_told_and_written_again() {
+        let dir = tempfile::tempdir().expect("dir");
+        let journal = Journal { floor: Seq(3), ..Journal::default() };
+        journal.save(dir.path(), &Journal::default()).expect("saved");
+        std::fs::remove_file(dir.path().join(FLOORS[1])).expect("removed");
+        let alarms = load(dir.path(), Seq(0)).expect("loaded").alarms;
+        assert!(alarms.len() == 1 && alarms[0].contains("floor.copy"), "{alarms:?}");
+        assert_eq!(std::fs::read_to_string(dir.path().join(FLOORS[1])).expect("written again"), "3");
+        assert!(load(dir.path(), Seq(0)).expect("loaded").alarms.is_empty(), "told once");
+    }
+
+    #[test]
+    fn a_journal_of_a_newer_agent_is_left_alone() {
+        let dir = tempfile::tempdir().expect("dir");
+        let newer = r#"{"version":2,"running":"something else"}"#;
+        std::fs::write(dir.path().join(JOURNAL), newer).expect("written");
+        assert!(matches!(load(dir.path(), Seq(0)), Err(JournalError::Newer { found: 2, .. })));
+        assert_eq!(std::fs::read_to_string(dir.path().join(JOURNAL)).expect("there"), newer);
+    }
+
+    /// As the first agent wrote it: every later one must read it.
+    #[test]
+    fn a_journal_of_version_1_is_read() {
+        let dir = tempfile::tempdir().expect("dir");
+        std::fs::write(dir.path().join(JOURNAL), include_str!("journal/version-1.json")).expect("written");
+        let journal = load(dir.path(), Seq(0)).expect("loaded").journal;
+        assert_eq!(journal.activity.as_ref().map(|a| (a.leg, a.direction)), Some((Leg::Probe, Direction::Forward)));
+        assert_eq!((journal.floor, journal.health, journal.releases.len()), (Seq(3), HealthState::Unproven, 2));
+    }
+
+    #[test]
+    fn the_previous_release_is_never_the_release_itself() {
+        let id = |text: &str| text.parse::<ReleaseId>().expect("a release id");
+        let running = |seq, release| Some(Running { seq: Seq(seq), release: id(release) });
+        let mut journal = Journal { running: running(1, "r1"), ..Journal::default() };
+        let before = |j: &Journal, release: &str| j.before(&id(release)).map(ToString::to_string);
+        assert_eq!(before(&journal, "r2").as_deref(), Some("r1"), "prepare and the migration");
+        journal.activity = Some(Activity {
+            seq: Seq(2),
+            release: id("r2"),
+            previous: running(1, "r1"),
+            leg: Leg::Restart,
+            direction: Direction::Forward,
+            restart: 0,
+        });
+        journal.running = running(2, "r2");
+        assert_eq!(before(&journal, "r2").as_deref(), Some("r1"), "restart, undrain and health");
+        assert_eq!(before(&journal, "r1").as_deref(), Some("r2"), "the way back");
+        journal.activity = None;
+        journal.previous_good = running(1, "r1");
+        assert_eq!(before(&journal, "r2").as_deref(), Some("r1"), "cleanup and what comes after");
+        assert_eq!(before(&Journal::default(), "r2"), None);
     }
 }

@@ -5,12 +5,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use coord_proto::ids::ReleaseId;
+use coord_proto::ids::{Digest, ReleaseId};
 use coord_proto::report::FailureCode;
 
-use crate::durable::DurableError;
+use crate::durable::{DurableError, ensure_dir_durably, remove_tree};
 
-pub mod facts;
+mod proof;
 
 /// Begins the name of a release that is being unpacked; no release id begins with a dot.
 const STAGING_PREFIX: &str = ".staging-";
@@ -93,14 +93,16 @@ impl AppDir {
         format!("releases/{release}")
     }
 
-    /// Makes `releases/`, `shared/` and the facts directory where they are missing, and checks that one rename can finish a release.
+    /// Makes `releases/`, `shared/` and the directory of proofs where they are missing, and checks that one rename can finish a release and
+    /// one link switch to it.
     ///
     /// # Errors
-    /// They cannot be made, `current` is not a symlink, or `releases/` is another mount.
+    /// They cannot be made, `current` is not a link into `releases/`, or `releases/` is another mount.
     pub fn ensure_directories(&self) -> Result<(), LayoutError> {
-        self.current_text()?;
-        for dir in [self.releases(), self.shared(), self.facts_dir()] {
-            fs::create_dir_all(&dir).map_err(DurableError::on("create", &dir))?;
+        // Refused now, not when the server is drained.
+        self.current()?;
+        for dir in [self.releases(), self.shared(), self.proofs()] {
+            ensure_dir_durably(&dir)?;
         }
         let device = |path: &Path| fs::metadata(path).map(|m| m.dev()).map_err(DurableError::on("look at", path));
         if device(&self.path)? != device(&self.releases())? {
@@ -161,18 +163,36 @@ impl AppDir {
         Ok(ids)
     }
 
-    /// Removes what a crash left: half-unpacked and half-removed releases, and facts without a release. Run at start, before any staging.
+    /// Removes what a crash left: half-unpacked and half-removed releases, and proofs without a release. Run at start, before any
+    /// staging. What cannot be removed is given back, and is in nobody's way: an app must not stop for an old directory.
+    pub fn sweep(&self) -> Vec<LayoutError> {
+        let mut problems = vec![];
+        let leftover = |(name, is_dir): &(String, bool)| *is_dir && [STAGING_PREFIX, TRASH_PREFIX].iter().any(|p| name.starts_with(p));
+        match self.names_in_releases() {
+            Ok(names) => {
+                let paths = names.into_iter().filter(leftover).map(|(name, _)| self.releases().join(name));
+                problems.extend(paths.filter_map(|path| remove_tree(&path).err()).map(LayoutError::from));
+            }
+            Err(e) => problems.push(e),
+        }
+        match self.stray_proofs() {
+            Ok(stray) => problems.extend(stray.iter().filter_map(|release| self.remove_proof(release).err())),
+            Err(e) => problems.push(e),
+        }
+        problems
+    }
+
+    /// Is the release here, whole, as it was unpacked from this digest?
     ///
     /// # Errors
-    /// Something cannot be listed or removed.
-    pub fn sweep(&self) -> Result<(), LayoutError> {
-        for (name, is_dir) in self.names_in_releases()? {
-            if is_dir && (name.starts_with(STAGING_PREFIX) || name.starts_with(TRASH_PREFIX)) {
-                let path = self.releases().join(name);
-                fs::remove_dir_all(&path).map_err(DurableError::on("remove", &path))?;
-            }
+    /// Its proof or its directory cannot be looked at.
+    pub fn is_complete(&self, release: &ReleaseId, digest: &Digest) -> Result<bool, LayoutError> {
+        let path = self.release(release);
+        match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(DurableError::on("look at", &path)(e).into()),
+            Ok(m) => Ok(m.is_dir() && self.proof(release)?.as_ref() == Some(digest)),
         }
-        self.sweep_facts()
     }
 
     fn names_in_releases(&self) -> Result<Vec<(String, bool)>, LayoutError> {

@@ -11,6 +11,7 @@
 pub mod goal;
 pub mod machine;
 pub mod run;
+pub mod slot;
 
 pub mod accept;
 pub mod effects;

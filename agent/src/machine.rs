@@ -5,12 +5,15 @@
 //!            Load ▸ Stage ▸ Prepare                          toward_stage: nobody sees it
 //! goal.run:  Load ▸ Stage ▸ Prepare ▸ EnsureTasks(before)    toward_run, may be interrupted
 //!            ▸ Drain ▸ Switch ▸ Restart ▸ Probe ▸ Undrain    an Activity: journaled, always brought to an end
-//!                         └─ failed ─▸ Switch ▸ Restart ▸ Probe ▸ Undrain   back to what was healthy here (I2)
+//!                         └─ failed ─▸ Switch ▸ Restart ▸ Probe ▸ Undrain   back to what was healthy here, else
+//!                                                            toward_run takes `stable` (I2)
 //! goal.after: EnsureTasks(after)
+//! cleanup hooks ▸ Prune                                      when nothing else is to be done
 //! ```
 //!
 //! Each decision is made anew from the goal and the journal (level, not edge): a restart, a first start and a changed
-//! mind are one code path. The caller saves the journal before it starts the action (I9).
+//! mind are one code path. The caller saves the journal before it starts the action (I9). No action that failed is
+//! decided on again at once: it rests, or is remembered as failed, or as not to be loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,9 +22,13 @@ use coord_proto::desired::Desired;
 use coord_proto::ids::{AppName, Generation, NodeName, ReleaseId, RolloutId, Seq};
 use coord_proto::manifest::{HookPhase, Manifest};
 use coord_proto::migration::Phase;
-use coord_proto::report::{Failure, FailureCode, HealthState, Progress, Running, Status, Step};
+use coord_proto::report::{Failure, FailureCode, Progress};
 
-use crate::journal::{Activity, Direction, Journal, Leg, ReleaseFacts, ReleaseOutcome};
+use crate::journal::{Journal, ReleaseFacts, ReleaseOutcome};
+
+mod activity;
+mod decide;
+mod report;
 
 /// What this server should do for the app, after [`crate::goal::effective`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub struct Goal {
     pub run: Seq,
     pub stage: Option<Seq>,
     pub after: Option<Seq>,
+    /// What a server takes that has nothing healthy to go back to; never pruned.
+    pub stable: Option<Seq>,
     pub generation: Generation,
     pub rollout: Option<RolloutId>,
     pub may_migrate: bool,
@@ -41,10 +50,12 @@ impl From<Desired> for Goal {
             run: d.run,
             stage: d.stage,
             after: d.after,
+            stable: None,
             generation: d.generation,
             rollout: d.rollout,
             may_migrate: d.may_migrate,
             restart: d.restart,
+            // `attempt` has no place here: each wish to try again is a new generation.
         }
     }
 }
@@ -56,10 +67,12 @@ pub enum Event {
     ManifestLoaded(Arc<Manifest>),
     /// The action in flight ended well.
     Finished,
-    /// Pruning ended well; these are gone.
+    /// Pruning ended; these are gone.
     Pruned(Vec<ReleaseId>),
-    /// The action in flight ended badly.
+    /// The action in flight ended badly; of a switch: `current` points to the new release, and may not be durable.
     Failed(Failure),
+    /// Switching ended badly, and `current` is where it was.
+    NotSwitched(Failure),
     /// The action in flight gave way, as [`Machine::must_yield`] asked.
     Interrupted,
     /// The action in flight waits for somebody else.
@@ -74,14 +87,39 @@ pub enum Event {
 /// Something to do. One is in flight at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// The manifest of what this server may take: signed, meant for it, and allowed here.
     Load(Seq),
+    /// The manifest of what served here before: signed. What was allowed then is no question of today.
+    LoadServed(Seq),
     Stage(Seq),
     Prepare(Seq),
-    EnsureTasks { seq: Seq, phase: Phase, may_claim: bool },
-    RunHooks { seq: Seq, phase: HookPhase },
+    EnsureTasks {
+        seq: Seq,
+        phase: Phase,
+        may_claim: bool,
+    },
+    RunHooks {
+        seq: Seq,
+        phase: HookPhase,
+    },
     Switch(ReleaseId),
     Probe(Seq),
-    Prune { keep: u32, protected: BTreeSet<ReleaseId> },
+    Prune {
+        keep: u32,
+        protected: BTreeSet<ReleaseId>,
+        manifests: BTreeSet<Seq>,
+    },
+}
+
+impl Action {
+    /// The number whose manifest it speaks of.
+    pub fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Switch(_) | Self::Prune { .. } => None,
+            Self::Load(seq) | Self::LoadServed(seq) | Self::Stage(seq) | Self::Prepare(seq) | Self::Probe(seq) => Some(*seq),
+            Self::EnsureTasks { seq, .. } | Self::RunHooks { seq, .. } => Some(*seq),
+        }
+    }
 }
 
 /// The thinking for one app.
@@ -92,12 +130,15 @@ pub struct Machine {
     journal: Journal,
     goal: Option<Goal>,
     manifests: BTreeMap<Seq, Arc<Manifest>>,
+    /// Seqs whose manifest this server may take, and not only one that served here.
+    accepted: BTreeSet<Seq>,
+    /// Seqs whose manifest cannot be loaded, asked for what served here: no way back, and no barrier.
+    unloadable: BTreeSet<Seq>,
     /// Seqs whose `before` tasks are settled, as seen since the start.
     settled: BTreeSet<Seq>,
     in_flight: Option<Action>,
     /// The rollout that the action in flight began under.
     begun_under: Option<RolloutId>,
-    health: HealthState,
     progress: Option<Progress>,
     waiting: Option<String>,
     /// A failure that may pass by itself: nothing is tried before [`Event::RetryDue`].
@@ -108,20 +149,17 @@ pub struct Machine {
 impl Machine {
     /// A machine that goes on where the journal stands.
     pub fn new(node: NodeName, app: AppName, journal: Journal) -> Self {
-        let health = match (&journal.running, &journal.last_healthy) {
-            (Some(r), Some(h)) if r == h => HealthState::Healthy,
-            _ => HealthState::Unproven,
-        };
         Self {
             node,
             app,
             journal,
             goal: None,
             manifests: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            unloadable: BTreeSet::new(),
             settled: BTreeSet::new(),
             in_flight: None,
             begun_under: None,
-            health,
             progress: None,
             waiting: None,
             resting: false,
@@ -149,35 +187,37 @@ impl Machine {
         self.resting
     }
 
+    /// Is it running, or waiting for, what runs once in the fleet?
+    pub fn is_at_tasks(&self) -> bool {
+        matches!(self.in_flight, Some(Action::EnsureTasks { .. }))
+    }
+
     /// Should the action in flight give way, because the goal no longer asks for it? Only what nobody can see yields.
     pub fn must_yield(&self) -> bool {
         let Some(goal) = &self.goal else { return false };
+        let target = self.target(goal);
         match &self.in_flight {
-            Some(Action::Stage(seq) | Action::Prepare(seq)) => goal.run != *seq && goal.stage != Some(*seq),
+            Some(Action::Stage(seq) | Action::Prepare(seq)) => target != *seq && goal.stage != Some(*seq),
             // Another rollout of the same seq may claim what the one before it may not any more.
             Some(Action::EnsureTasks { .. }) if goal.rollout != self.begun_under => true,
-            Some(Action::EnsureTasks { seq, phase: Phase::Before, may_claim }) => goal.run != *seq || goal.may_migrate != *may_claim,
+            Some(Action::EnsureTasks { seq, phase: Phase::Before, may_claim }) => {
+                target != *seq || self.may_claim(goal, target) != *may_claim
+            }
             Some(Action::EnsureTasks { seq, phase: Phase::After, .. }) => goal.after != Some(*seq),
             _ => false,
         }
     }
 
-    /// Takes an event; gives the action to start, if one is due.
+    /// Takes an event; gives the action to start, if one is due. An ending that the action in flight cannot have changes
+    /// nothing.
     pub fn handle(&mut self, event: Event) -> Option<Action> {
         match event {
             Event::GoalSeen(goal) => self.on_goal(goal),
-            Event::ManifestLoaded(manifest) => self.on_manifest(manifest),
-            Event::Finished => self.on_finished(),
-            Event::Pruned(removed) => {
-                self.journal.releases.retain(|release, _| !removed.contains(release));
-                self.on_finished();
-            }
-            Event::Failed(failure) => self.on_failed(failure),
-            Event::Interrupted => self.in_flight = None,
             Event::Waiting(words) => self.waiting = Some(words),
             Event::TaskStarted => self.waiting = None,
             Event::Progressed(progress) => self.progress = Some(progress),
             Event::RetryDue => self.resting = false,
+            ending => self.on_ending(ending),
         }
         if self.in_flight.is_none() {
             self.waiting = None;
@@ -193,371 +233,160 @@ impl Machine {
         if self.goal.as_ref() == Some(&goal) {
             return;
         }
-        // A failure answers the generation that it met, also over a restart; asked anew, it says nothing any more.
+        // What failed answers the generation that it met, also over a restart; asked anew, it says nothing any more.
         if self.journal.failure.as_ref().is_some_and(|(met, _)| *met != goal.generation) {
             self.journal.failure = None;
         }
+        self.journal.failed.retain(|_, met| *met == goal.generation);
         if self.goal.as_ref().is_none_or(|old| old.generation != goal.generation) {
             self.resting = false;
+            self.unloadable.clear();
         }
         // Without a rollout's word the tasks of a seq are looked up again: the record decides, not this memory.
         self.settled.retain(|seq| *seq == goal.run);
         self.goal = Some(goal);
+        let needed = self.needed();
+        self.manifests.retain(|seq, _| needed.contains(seq));
+        self.accepted.retain(|seq| needed.contains(seq));
     }
 
-    fn on_manifest(&mut self, manifest: Arc<Manifest>) {
-        self.in_flight = None;
-        self.journal.accepted = self.journal.accepted.max(manifest.seq);
+    fn on_ending(&mut self, event: Event) {
+        let Some(action) = self.in_flight.clone() else { return };
+        match (event, &action) {
+            (Event::ManifestLoaded(manifest), Action::Load(seq) | Action::LoadServed(seq)) if manifest.seq == *seq => {
+                self.in_flight = None;
+                self.on_manifest(manifest, &action);
+            }
+            (Event::Pruned(removed), Action::Prune { .. }) => {
+                self.in_flight = None;
+                self.prune_due = false;
+                self.journal.releases.retain(|release, _| !removed.contains(release));
+            }
+            (Event::Finished, Action::Load(_) | Action::LoadServed(_) | Action::Prune { .. }) => {}
+            (Event::Finished, _) => {
+                self.in_flight = None;
+                self.on_finished(action);
+            }
+            (Event::NotSwitched(failure), Action::Switch(_)) => {
+                self.in_flight = None;
+                self.leg_failed(failure);
+            }
+            (Event::Failed(failure), _) => {
+                self.in_flight = None;
+                self.on_failed(failure, action);
+            }
+            (Event::Interrupted, _) => self.in_flight = None,
+            _ => {}
+        }
+    }
+
+    fn on_manifest(&mut self, manifest: Arc<Manifest>, action: &Action) {
+        if matches!(action, Action::Load(_)) {
+            self.accepted.insert(manifest.seq);
+            self.journal.accepted = self.journal.accepted.max(manifest.seq);
+        }
+        self.unloadable.remove(&manifest.seq);
         self.manifests.insert(manifest.seq, manifest);
+        self.forget_what_passed();
     }
 
-    fn on_finished(&mut self) {
-        // What passed is over.
-        if self.journal.failure.as_ref().is_some_and(|(_, f)| f.code.transient()) {
+    fn on_finished(&mut self, action: Action) {
+        self.forget_what_passed();
+        match action {
+            Action::Stage(seq) => self.note_staged(seq),
+            Action::Prepare(seq) => self.mark(seq, |facts| facts.prepared = true),
+            Action::EnsureTasks { seq, phase: Phase::Before, .. } => _ = self.settled.insert(seq),
+            Action::EnsureTasks { seq, phase: Phase::After, .. } => self.journal.after_done = Some(seq),
+            Action::RunHooks { phase: HookPhase::Cleanup, .. } => self.journal.cleanup = None,
+            Action::Switch(_) | Action::RunHooks { .. } | Action::Probe(_) => self.advance(),
+            Action::Load(_) | Action::LoadServed(_) | Action::Prune { .. } => {}
+        }
+    }
+
+    /// A failure that rested is over when the next action ends well; one that was given up stays told.
+    fn forget_what_passed(&mut self) {
+        let passed = |f: &Failure| f.code.transient() && !self.journal.failed.contains_key(&f.seq);
+        if self.journal.failure.as_ref().is_some_and(|(_, f)| passed(f)) {
             self.journal.failure = None;
         }
-        match self.in_flight.take() {
-            Some(Action::Stage(seq)) => self.mark(seq, |facts| facts.outcome = ReleaseOutcome::Staged),
-            Some(Action::Prepare(seq)) => self.mark(seq, |facts| facts.prepared = true),
-            Some(Action::EnsureTasks { seq, phase: Phase::Before, .. }) => _ = self.settled.insert(seq),
-            Some(Action::EnsureTasks { seq, phase: Phase::After, .. }) => self.journal.after_done = Some(seq),
-            Some(Action::Prune { .. }) => self.prune_due = false,
-            Some(Action::Switch(_) | Action::RunHooks { .. } | Action::Probe(_)) => self.advance(),
-            Some(Action::Load(_)) | None => {}
-        }
     }
 
-    /// Notes a fact about the release of `seq`.
-    fn mark(&mut self, seq: Seq, change: impl FnOnce(&mut ReleaseFacts)) {
+    /// The release of `seq` is on the disk, whole; whatever was known of its name before is no longer so.
+    fn note_staged(&mut self, seq: Seq) {
         let Some(manifest) = self.manifests.get(&seq) else { return };
-        let facts = self.journal.releases.entry(manifest.release.clone()).or_insert_with(|| ReleaseFacts {
+        let facts = ReleaseFacts {
             seq,
             digest: manifest.artifact.digest.clone(),
             created: manifest.created,
             outcome: ReleaseOutcome::Staged,
             prepared: false,
-        });
-        change(facts);
+        };
+        self.journal.releases.insert(manifest.release.clone(), facts);
     }
 
-    /// The activity's leg is done: the next one, or the end.
-    fn advance(&mut self) {
-        let Some(mut activity) = self.journal.activity.take() else { return };
-        match (activity.leg, activity.direction) {
-            (Leg::Drain, _) => activity.leg = Leg::Switch,
-            (Leg::Switch, Direction::Forward) => {
-                self.journal.running = Some(Running { seq: activity.seq, release: activity.release.clone() });
-                self.health = HealthState::Unproven;
-                activity.leg = Leg::Restart;
-            }
-            (Leg::Switch, Direction::Back) => {
-                self.journal.running.clone_from(&activity.previous);
-                activity.leg = Leg::Restart;
-            }
-            (Leg::Restart, _) => activity.leg = Leg::Probe,
-            (Leg::Probe, _) => activity.leg = Leg::Undrain,
-            (Leg::Undrain, Direction::Forward) => return self.complete(activity),
-            (Leg::Undrain, Direction::Back) => return self.returned(),
-        }
-        self.journal.activity = Some(activity);
-    }
-
-    fn complete(&mut self, activity: Activity) {
-        let now = Running { seq: activity.seq, release: activity.release };
-        if activity.previous.as_ref() != Some(&now) {
-            self.journal.previous_good = activity.previous.filter(|p| Some(p) == self.journal.last_healthy.as_ref() || p.seq == Seq(0));
-        }
-        // The floor rises when a release has passed health, not when it was accepted (I2).
-        if let Some(manifest) = self.manifests.get(&now.seq) {
-            self.journal.floor = self.journal.floor.max(manifest.floor);
-        }
-        self.mark(now.seq, |facts| facts.outcome = ReleaseOutcome::Good);
-        self.journal.failed.remove(&now.seq);
-        self.journal.restarted = activity.restart;
-        self.journal.last_healthy = Some(now);
-        self.health = HealthState::Healthy;
-        self.journal.failure = None;
-        self.prune_due = true;
-    }
-
-    fn returned(&mut self) {
-        self.health = if self.journal.running == self.journal.last_healthy { HealthState::Healthy } else { HealthState::Unproven };
-        if let Some((_, failure)) = &mut self.journal.failure {
-            failure.fell_back = true;
+    /// Notes a fact about the release of `seq`. A later manifest may name an older release: its number is the one that
+    /// counts now.
+    fn mark(&mut self, seq: Seq, change: impl FnOnce(&mut ReleaseFacts)) {
+        let Some(manifest) = self.manifests.get(&seq) else { return };
+        if let Some(facts) = self.journal.releases.get_mut(&manifest.release) {
+            facts.seq = seq;
+            change(facts);
         }
     }
 
-    fn on_failed(&mut self, failure: Failure) {
-        let action = self.in_flight.take();
+    fn on_failed(&mut self, failure: Failure, action: Action) {
+        let passing = failure.code.transient();
         match action {
-            // Old directories that could not be removed are tried again after the next release.
-            Some(Action::Prune { .. }) => self.prune_due = false,
-            Some(Action::Switch(_) | Action::RunHooks { .. } | Action::Probe(_)) if self.journal.activity.is_some() => {
-                self.turn_back(failure)
+            // Old directories and old work: told where it failed, tried again after the next release.
+            Action::Prune { .. } => self.prune_due = false,
+            Action::RunHooks { phase: HookPhase::Cleanup, .. } => self.journal.cleanup = None,
+            Action::LoadServed(seq) if !passing || failure.code == FailureCode::ManifestMissing => self.served_is_lost(seq, failure),
+            Action::Load(_) if self.journal.activity.is_some() && (!passing || failure.code == FailureCode::ManifestMissing) => {
+                self.leg_failed(failure);
             }
-            _ if failure.code.transient() => {
+            Action::Switch(_) => {
+                self.note_switched();
+                self.leg_failed(failure);
+            }
+            Action::RunHooks { .. } | Action::Probe(_) => self.leg_failed(failure),
+            Action::Load(_) | Action::LoadServed(_) | Action::Stage(_) | Action::Prepare(_) | Action::EnsureTasks { .. } if passing => {
                 self.resting = true;
                 self.fail(failure);
             }
-            _ => self.give_up(failure),
+            Action::Load(seq) | Action::LoadServed(seq) | Action::Stage(seq) | Action::Prepare(seq) | Action::EnsureTasks { seq, .. } => {
+                self.give_up(seq, failure);
+            }
         }
     }
 
     /// Nothing was changed that anybody sees: remember not to try this again for this generation.
-    fn give_up(&mut self, failure: Failure) {
-        self.journal.failed.insert(failure.seq, self.generation());
+    fn give_up(&mut self, seq: Seq, failure: Failure) {
+        self.journal.failed.insert(seq, self.generation());
         self.fail(failure);
     }
 
-    fn fail(&mut self, failure: Failure) {
-        self.journal.failure = Some((self.generation(), failure));
+    /// What was given up first stays told: whatever fails after it is its consequence.
+    fn fail(&mut self, mut failure: Failure) {
+        let generation = self.generation();
+        if let Some((met, told)) = &self.journal.failure
+            && *met == generation
+        {
+            if told.seq != failure.seq && self.has_failed(told.seq, generation) {
+                return;
+            }
+            if (told.seq, told.step, told.code) == (failure.seq, failure.step, failure.code) {
+                failure.attempt = told.attempt + 1;
+            }
+        }
+        self.journal.failure = Some((generation, failure));
+    }
+
+    fn has_failed(&self, seq: Seq, generation: Generation) -> bool {
+        self.journal.failed.get(&seq) == Some(&generation)
     }
 
     fn generation(&self) -> Generation {
         self.goal.as_ref().map_or(Generation(0), |g| g.generation)
-    }
-
-    /// A leg of the activity failed: back to what was healthy here, or stay and say so.
-    fn turn_back(&mut self, failure: Failure) {
-        let Some(mut activity) = self.journal.activity.take() else { return };
-        if activity.direction == Direction::Back {
-            // The way back failed too: a person is needed; the first failure stays the one that is told.
-            self.health = HealthState::Unhealthy;
-            let generation = self.generation();
-            self.journal.failure.get_or_insert((generation, failure));
-            return;
-        }
-        let switched = activity.leg != Leg::Drain;
-        self.mark(activity.seq, |facts| facts.outcome = ReleaseOutcome::Failed);
-        self.give_up(failure);
-        if switched {
-            self.health = HealthState::Unhealthy;
-            if !self.may_return_to(&activity) {
-                return;
-            }
-        }
-        activity.direction = Direction::Back;
-        activity.leg = if switched { Leg::Switch } else { Leg::Undrain };
-        self.journal.activity = Some(activity);
-    }
-
-    /// Is the previous release one that was healthy here and not below the floor?
-    fn may_return_to(&self, activity: &Activity) -> bool {
-        let Some(previous) = &activity.previous else { return false };
-        let other = previous.release != activity.release;
-        let adopted = previous.seq == Seq(0) && self.journal.floor == Seq(0);
-        let proven = self.journal.last_healthy.as_ref() == Some(previous) && previous.seq >= self.journal.floor;
-        other && (adopted || proven)
-    }
-
-    fn decide(&mut self) -> Option<Action> {
-        if let Some(activity) = self.journal.activity.clone() {
-            return self.go_on(&activity);
-        }
-        let goal = self.goal.clone()?;
-        if self.resting {
-            return None;
-        }
-        self.toward_run(&goal)
-            .or_else(|| self.toward_stage(&goal))
-            .or_else(|| self.toward_after(&goal))
-            .or_else(|| self.toward_prune(&goal))
-    }
-
-    /// The action of the activity's leg. After a restart the manifests must be loaded first.
-    fn go_on(&self, activity: &Activity) -> Option<Action> {
-        let (seq, release) = match (activity.direction, &activity.previous) {
-            (Direction::Back, Some(previous)) => (previous.seq, previous.release.clone()),
-            _ => (activity.seq, activity.release.clone()),
-        };
-        // An adopted tree has no manifest: the newcomer's hooks restart it, and nothing can be probed.
-        let hooks = if seq == Seq(0) { activity.seq } else { seq };
-        if !self.manifests.contains_key(&hooks) {
-            return Some(Action::Load(hooks));
-        }
-        Some(match activity.leg {
-            Leg::Drain => Action::RunHooks { seq: hooks, phase: HookPhase::Drain },
-            Leg::Switch => Action::Switch(release),
-            Leg::Restart => Action::RunHooks { seq: hooks, phase: HookPhase::Restart },
-            Leg::Probe => Action::Probe(hooks),
-            Leg::Undrain => Action::RunHooks { seq: hooks, phase: HookPhase::Undrain },
-        })
-    }
-
-    fn toward_run(&mut self, goal: &Goal) -> Option<Action> {
-        let running = self.journal.running.clone();
-        let there = running.as_ref().is_some_and(|r| r.seq == goal.run) && self.journal.restarted >= goal.restart;
-        if goal.run == Seq(0) || there {
-            return None;
-        }
-        if let Some(action) = self.make_ready(goal, goal.run)? {
-            return Some(action);
-        }
-        let manifest = self.manifests.get(&goal.run)?.clone();
-        if !self.settled.contains(&goal.run) && !manifest.once_tasks(Phase::Before).is_empty() {
-            return Some(Action::EnsureTasks { seq: goal.run, phase: Phase::Before, may_claim: goal.may_migrate });
-        }
-        // What would be gone back to must be known before anything changes.
-        if let Some(previous) = running.as_ref().filter(|r| r.seq != Seq(0) && !self.manifests.contains_key(&r.seq)) {
-            return Some(Action::Load(previous.seq));
-        }
-        let activity = Activity {
-            seq: goal.run,
-            release: manifest.release.clone(),
-            previous: running,
-            leg: Leg::Drain,
-            direction: Direction::Forward,
-            restart: goal.restart,
-        };
-        self.journal.activity = Some(activity.clone());
-        self.go_on(&activity)
-    }
-
-    /// `None`: it cannot be made ready. `Some(None)`: it is. `Some(action)`: do this first.
-    fn make_ready(&mut self, goal: &Goal, seq: Seq) -> Option<Option<Action>> {
-        if self.journal.failed.get(&seq).is_some_and(|at| *at >= goal.generation) {
-            return None;
-        }
-        let Some(manifest) = self.manifests.get(&seq).cloned() else { return Some(Some(Action::Load(seq))) };
-        if seq < self.journal.floor {
-            self.give_up(below_floor(seq, self.journal.floor));
-            return None;
-        }
-        let facts = self.journal.releases.get(&manifest.release).filter(|f| f.digest == manifest.artifact.digest);
-        Some(match facts {
-            None => Some(Action::Stage(seq)),
-            Some(facts) if !facts.prepared => Some(Action::Prepare(seq)),
-            Some(_) => None,
-        })
-    }
-
-    fn toward_stage(&mut self, goal: &Goal) -> Option<Action> {
-        self.make_ready(goal, goal.stage?)?
-    }
-
-    fn toward_after(&mut self, goal: &Goal) -> Option<Action> {
-        let seq = goal.after?;
-        let running = self.journal.running.as_ref().is_some_and(|r| r.seq == seq);
-        if !running || self.journal.after_done == Some(seq) || self.journal.failed.get(&seq).is_some_and(|at| *at >= goal.generation) {
-            return None;
-        }
-        match self.manifests.get(&seq) {
-            None => Some(Action::Load(seq)),
-            Some(_) => Some(Action::EnsureTasks { seq, phase: Phase::After, may_claim: goal.may_migrate }),
-        }
-    }
-
-    fn toward_prune(&mut self, goal: &Goal) -> Option<Action> {
-        if !self.prune_due {
-            return None;
-        }
-        let running = self.journal.running.as_ref()?;
-        let keep = self.manifests.get(&running.seq)?.layout.keep_releases;
-        Some(Action::Prune { keep, protected: self.protected(goal) })
-    }
-
-    /// Never pruned: current, run, stage, the last healthy one, the previous good one, the journaled one.
-    fn protected(&self, goal: &Goal) -> BTreeSet<ReleaseId> {
-        let j = &self.journal;
-        let named = [&j.running, &j.last_healthy, &j.previous_good].into_iter().flatten().map(|r| r.release.clone());
-        let wanted = j.releases.iter().filter(|(_, f)| f.seq == goal.run || goal.stage == Some(f.seq)).map(|(r, _)| r.clone());
-        let active = j.activity.iter().map(|a| a.release.clone());
-        named.chain(wanted).chain(active).collect()
-    }
-
-    /// What to report; `now` is the server's clock in Unix seconds.
-    pub fn status(&self, now: i64) -> Status {
-        let j = &self.journal;
-        let running_facts = j.running.as_ref().and_then(|r| j.releases.get(&r.release));
-        let ready = |seq: &Seq| j.releases.values().any(|f| f.seq == *seq && f.prepared);
-        let goal = self.goal.as_ref();
-        Status {
-            node: self.node.clone(),
-            app: self.app.clone(),
-            accepted: j.accepted,
-            floor: j.floor,
-            running: j.running.clone(),
-            staged: goal.and_then(|g| g.stage).filter(ready),
-            after_done: j.after_done,
-            step: self.step(),
-            words: self.words(),
-            health: self.health,
-            generation: self.generation(),
-            rollout: goal.and_then(|g| g.rollout.clone()),
-            failure: self.failure().cloned(),
-            digest: running_facts.map(|f| f.digest.clone()),
-            progress: self.progress,
-            restarted: j.restarted,
-            since: now,
-        }
-    }
-
-    fn failure(&self) -> Option<&Failure> {
-        self.journal.failure.as_ref().map(|(_, failure)| failure)
-    }
-
-    fn step(&self) -> Step {
-        let falling_back = self.journal.activity.as_ref().is_some_and(|a| a.direction == Direction::Back);
-        match &self.in_flight {
-            _ if falling_back => Step::FallingBack,
-            None if self.resting => Step::Waiting,
-            None | Some(Action::Prune { .. }) => Step::Idle,
-            Some(Action::Load(_)) => Step::Fetching,
-            Some(Action::Stage(_)) => Step::Staging,
-            Some(Action::Prepare(_)) => Step::Preparing,
-            Some(Action::EnsureTasks { phase: Phase::After, .. }) => Step::AfterTasks,
-            Some(Action::EnsureTasks { .. }) if self.waiting.is_some() => Step::WaitingForMigration,
-            Some(Action::EnsureTasks { .. }) => Step::Migrating,
-            Some(Action::RunHooks { phase, .. }) => match phase {
-                HookPhase::Drain => Step::Draining,
-                HookPhase::Undrain => Step::Undraining,
-                HookPhase::Prepare => Step::Preparing,
-                HookPhase::Restart | HookPhase::Cleanup => Step::Restarting,
-            },
-            Some(Action::Switch(_)) => Step::Switching,
-            Some(Action::Probe(_)) => Step::Probing,
-        }
-    }
-
-    /// One transition = one line = the same words in the log, in `STATUS=` and in the record.
-    fn words(&self) -> String {
-        if let Some(waiting) = &self.waiting {
-            return waiting.clone();
-        }
-        let name = |seq: &Seq| self.manifests.get(seq).map_or_else(|| format!("release number {seq}"), |m| m.release.to_string());
-        match &self.in_flight {
-            Some(Action::Load(seq)) => format!("fetching the manifest of {}", name(seq)),
-            Some(Action::Stage(seq)) => format!("staging {}", name(seq)),
-            Some(Action::Prepare(seq)) => format!("preparing {}", name(seq)),
-            Some(Action::EnsureTasks { seq, phase: Phase::Before, .. }) => format!("migrating for {}", name(seq)),
-            Some(Action::EnsureTasks { seq, .. }) => format!("running what comes after {}", name(seq)),
-            Some(Action::RunHooks { seq, phase }) => format!("running the {} hooks of {}", phase.name(), name(seq)),
-            Some(Action::Switch(release)) => format!("switching to {release}"),
-            Some(Action::Probe(seq)) => format!("probing {}", name(seq)),
-            Some(Action::Prune { .. }) | None => self.resting_words(),
-        }
-    }
-
-    fn resting_words(&self) -> String {
-        let on = self.journal.running.as_ref().map_or("nothing".into(), |r| r.release.to_string());
-        match self.failure() {
-            Some(f) if f.fell_back => format!("running {on} again: {} failed", f.seq),
-            Some(f) => format!("running {on}; {}", f.chain.first().map_or("the last step failed", String::as_str)),
-            None => format!("running {on}"),
-        }
-    }
-}
-
-fn below_floor(seq: Seq, floor: Seq) -> Failure {
-    Failure {
-        seq,
-        step: Step::Fetching,
-        code: FailureCode::BelowFloor,
-        chain: vec![format!("release number {seq} is below this server's floor {floor}")],
-        hint: "publish the older release again: it gets a new number and a signature".into(),
-        log_tail: String::new(),
-        fell_back: false,
-        attempt: 1,
     }
 }
 

@@ -12,7 +12,7 @@ use coord_proto::report::FailureCode;
 use coord_proto::store::{SharedStore, StoreError};
 use coord_proto::trust::{Envelope, Trust, TrustError};
 
-use crate::durable::{DurableError, write_file_durably};
+use crate::durable::{DurableError, ensure_dir_durably, write_file_durably};
 
 /// Loads manifests of one environment.
 #[derive(Clone)]
@@ -60,8 +60,10 @@ impl LoadError {
             Self::Untrusted { source: TrustError::Signatures { .. } | TrustError::Envelope { .. }, .. } => FailureCode::SignatureInvalid,
             Self::Untrusted { source: TrustError::Environment { .. }, .. } => FailureCode::WrongEnvironment,
             Self::Untrusted { .. } => FailureCode::ManifestRefused,
-            Self::Store { .. } => FailureCode::Download,
-            Self::Keep { .. } => FailureCode::Io,
+            Self::Store { source, .. } if source.passing() => FailureCode::Store,
+            // What is stored there cannot be read: waiting does not change it.
+            Self::Store { .. } => FailureCode::Io,
+            Self::Keep { source, .. } => source.code(),
         }
     }
 }
@@ -72,7 +74,10 @@ impl Manifests {
     /// # Errors
     /// Missing, not trusted, or not to be read or kept.
     pub async fn load(&self, app: &AppName, seq: Seq) -> Result<Manifest, LoadError> {
-        if let Some(manifest) = self.kept(app, seq) {
+        // Reading, checking a signature and syncing a file take their time: not on the thread of the loop.
+        let (here, name) = (self.clone(), app.clone());
+        let kept = tokio::task::spawn_blocking(move || here.kept(&name, seq)).await.expect("reading does not panic");
+        if let Some(manifest) = kept {
             return Ok(manifest);
         }
         let key = self.keys.key(&Key::Manifest(app.clone(), seq));
@@ -81,7 +86,9 @@ impl Manifests {
         let entry = self.store.read(&key).await.map_err(store)?.entry.ok_or_else(|| LoadError::Missing { app: app.clone(), seq })?;
         let envelope = Envelope::decode(&entry.value).map_err(untrusted)?;
         let manifest = self.trust.open(&envelope.manifest, &envelope.signatures).map_err(untrusted)?;
-        self.keep(app, seq, &entry.value).map_err(|source| LoadError::Keep { app: app.clone(), seq, source })?;
+        let (here, name) = (self.clone(), app.clone());
+        let kept = tokio::task::spawn_blocking(move || here.keep(&name, seq, &entry.value)).await.expect("writing does not panic");
+        kept.map_err(|source| LoadError::Keep { app: app.clone(), seq, source })?;
         Ok(manifest)
     }
 
@@ -98,7 +105,7 @@ impl Manifests {
     fn keep(&self, app: &AppName, seq: Seq, bytes: &[u8]) -> Result<(), DurableError> {
         let path = self.path(app, seq);
         let dir = path.parent().expect("made by joining names");
-        std::fs::create_dir_all(dir).map_err(DurableError::on("make", dir))?;
+        ensure_dir_durably(dir)?;
         write_file_durably(&path, bytes, 0o600)
     }
 

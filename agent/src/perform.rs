@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use coord_proto::chain::inline;
 use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId, Seq};
 use coord_proto::keys::{Key, KeySpace};
-use coord_proto::labels::Labels;
+use coord_proto::labels::{Labels, matches};
 use coord_proto::manifest::{HookPhase, Manifest, OnceTask};
 use coord_proto::migration::{Ending, Phase, TaskId, TaskState};
 use coord_proto::report::{Failure, FailureCode, Progress, Step};
@@ -15,18 +16,20 @@ use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, read_record};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
-use crate::accept::{Here, accept};
+use crate::accept::{Here, accept, is_filed_right};
 use crate::config::{AppPlace, Config};
-use crate::effects::command::{self, CommandOutcome, CommandSpec};
-use crate::effects::environment::{self, HookContext};
-use crate::effects::fetch::Fetcher;
+use crate::effects::command::{self, CommandError, CommandOutcome, CommandSpec};
+use crate::effects::environment::HookContext;
+use crate::effects::fetch::{Fetched, Fetcher};
+use crate::effects::hook::HookError;
 use crate::effects::migrate::{Claims, Ensure, MigrateContext, MigrateError, Runner, Saying, Start};
-use crate::effects::stage::{StageRequest, stage};
+use crate::effects::stage::{StageRequest, Staged, stage};
 use crate::effects::{health, hook, prune, switch};
-use crate::failure::failure;
-use crate::journal::{Journal, ReleaseOutcome};
-use crate::layout::{self, AppDir};
+use crate::failure::{NotLoaded, failure};
+use crate::journal::Journal;
+use crate::layout::AppDir;
 use crate::machine::{Action, Event};
 use crate::manifests::Manifests;
 use crate::presence::Presence;
@@ -54,8 +57,24 @@ pub struct Job {
     pub manifest: Option<Arc<Manifest>>,
     pub journal: Journal,
     pub rollout: Option<RolloutId>,
+    /// The goal no longer asks for it, or the agent stops: what nobody can see yields.
     pub give_way: CancellationToken,
+    /// The agent cannot wait any longer: what runs is told to end, and is taken up again at the next start.
+    pub end: CancellationToken,
     pub events: mpsc::Sender<(AppName, Event)>,
+}
+
+/// Why an action did not end well.
+enum NotDone {
+    Interrupted,
+    NotSwitched(Box<Failure>),
+    Failed(Box<Failure>),
+}
+
+impl NotDone {
+    fn failed(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
 }
 
 impl Performer {
@@ -84,49 +103,68 @@ impl Performer {
 
     /// Brings one action to its event.
     pub async fn perform(&self, job: Job) -> Event {
-        let give_way = job.give_way.clone();
         let ended = match (&job.action, job.manifest.clone()) {
             (Action::Load(seq), _) => return self.load(&job, *seq).await,
+            (Action::LoadServed(seq), _) => return self.load_served(&job.app, *seq).await,
+            (Action::Prune { keep, protected, manifests }, _) => return self.prune(&job, *keep, protected, manifests).await,
             (Action::Switch(release), _) => self.switch(&job, release).await,
-            (Action::Prune { keep, protected }, _) => return self.prune(&job, *keep, protected.clone()).await,
             (Action::Stage(_), Some(m)) => tokio::select! {
-                () = give_way.cancelled() => return Event::Interrupted,
+                () = job.give_way.cancelled() => Err(NotDone::Interrupted),
                 ended = self.stage(&job, &m) => ended,
             },
-            (Action::Prepare(_), Some(m)) => self.hooks(&job, &m, HookPhase::Prepare).await,
-            (Action::RunHooks { phase, .. }, Some(m)) => self.hooks(&job, &m, *phase).await,
-            (Action::Probe(_), Some(m)) => self.probe(&job, &m).await,
-            (Action::EnsureTasks { phase, may_claim, .. }, Some(m)) => match self.ensure_tasks(&job, &m, *phase, *may_claim).await {
-                Err(None) => return Event::Interrupted,
-                Err(Some(f)) => Err(f),
-                Ok(()) => Ok(()),
+            (Action::Prepare(_), Some(m)) => self.hooks(&job, &m, HookPhase::Prepare, &job.give_way).await,
+            (Action::RunHooks { phase, .. }, Some(m)) => self.hooks(&job, &m, *phase, &job.end).await,
+            (Action::Probe(_), Some(m)) => tokio::select! {
+                () = job.end.cancelled() => Err(NotDone::Interrupted),
+                ended = self.probe(&job, &m) => ended,
             },
+            (Action::EnsureTasks { phase, may_claim, .. }, Some(m)) => self.ensure_tasks(&job, &m, *phase, *may_claim).await,
             (action, None) => Err(unloaded(action)),
         };
         match ended {
             Ok(()) => Event::Finished,
-            Err(failure) => Event::Failed(*failure),
+            Err(NotDone::Interrupted) => Event::Interrupted,
+            Err(NotDone::NotSwitched(failure)) => Event::NotSwitched(*failure),
+            Err(NotDone::Failed(failure)) => Event::Failed(*failure),
         }
     }
 
     async fn load(&self, job: &Job, seq: Seq) -> Event {
+        let refused = |code, e: &(dyn std::error::Error + 'static)| Event::Failed(failure(seq, Step::Fetching, code, e));
         let manifest = match self.manifests.load(&job.app, seq).await {
-            Ok(manifest) => manifest,
-            Err(e) => return Event::Failed(failure(seq, Step::Fetching, e.code(), &e)),
+            Ok(manifest) => Arc::new(manifest),
+            Err(e) => return refused(e.code(), &e),
         };
         let runs_already = job.journal.running.as_ref().is_some_and(|r| r.seq == seq) || job.journal.activity.is_some();
         let allowed = self.config.allows(&job.app);
         let here = Here { app: &job.app, seq, labels: self.labels(), allowed, now: (!runs_already).then(unix_now) };
         if let Err(refusal) = accept(&manifest, &here) {
-            return Event::Failed(failure(seq, Step::Fetching, refusal.code(), &refusal));
+            return refused(refusal.code(), &refusal);
         }
-        if let Err(e) = hook::check_allowed(&manifest, self.labels(), &self.config.place(&job.app)) {
-            return Event::Failed(failure(seq, Step::Fetching, e.code(), &e));
+        let (asked, labels, place) = (manifest.clone(), self.labels().clone(), self.config.place(&job.app));
+        // Users may be looked up far away.
+        let look = move || hook::check_allowed(&asked, &labels, &place);
+        match tokio::task::spawn_blocking(look).await.expect("looking up does not panic") {
+            Ok(()) => Event::ManifestLoaded(manifest),
+            Err(e) => refused(e.code(), &e),
         }
-        Event::ManifestLoaded(Arc::new(manifest))
     }
 
-    async fn stage(&self, job: &Job, manifest: &Arc<Manifest>) -> Result<(), Box<Failure>> {
+    /// What served here keeps serving, and may be gone back to, whatever the configuration says today: the signature
+    /// counts. Its hooks ask for their units and users again when they run.
+    async fn load_served(&self, app: &AppName, seq: Seq) -> Event {
+        let failure = match self.manifests.load(app, seq).await {
+            Err(e) => failure(seq, Step::Fetching, e.code(), &e),
+            Ok(manifest) => match is_filed_right(&manifest, app, seq) {
+                Ok(()) => return Event::ManifestLoaded(Arc::new(manifest)),
+                Err(refusal) => failure(seq, Step::Fetching, refusal.code(), &refusal),
+            },
+        };
+        warn!("{app}: release number {seq} served here and is no longer a way back: {}", failure.chain.join(": "));
+        Event::Failed(failure)
+    }
+
+    async fn stage(&self, job: &Job, manifest: &Arc<Manifest>) -> Result<(), NotDone> {
         let dir = self.app_dir(&job.app);
         let place = self.config.place(&job.app);
         let parts = self.state_dir(&job.app).join("parts");
@@ -142,10 +180,16 @@ impl Performer {
             parts_dir: &parts,
             progress: &progress,
         };
-        let fail = |code, e: &(dyn std::error::Error + 'static)| Box::new(failure(manifest.seq, Step::Staging, code, e));
         let staged = stage(request).await;
         crate::memory::give_back();
-        staged.map(|_| ()).map_err(|e| fail(e.code(), &e))
+        let staged = staged.map_err(|e| NotDone::failed(failure(manifest.seq, Step::Staging, e.code(), &e)))?;
+        match staged {
+            Staged::Unpacked(Fetched { downloaded, resumed }) => {
+                debug!("{}: {} is staged: {downloaded} bytes downloaded, {resumed} from an earlier try", job.app, manifest.release);
+            }
+            Staged::AlreadyThere => debug!("{}: {} was here already", job.app, manifest.release),
+        }
+        Ok(())
     }
 
     /// Mirrors first, then what the coordinators announced. Neither is trusted: the digests are.
@@ -156,7 +200,7 @@ impl Performer {
         self.config.download.mirrors.iter().cloned().chain(announced).collect()
     }
 
-    async fn hooks(&self, job: &Job, manifest: &Manifest, phase: HookPhase) -> Result<(), Box<Failure>> {
+    async fn hooks(&self, job: &Job, manifest: &Manifest, phase: HookPhase, cancel: &CancellationToken) -> Result<(), NotDone> {
         let place = self.config.place(&job.app);
         let context = self.context(job, manifest, &place, phase.name());
         let logs = self.logs(&job.app);
@@ -168,59 +212,69 @@ impl Performer {
             context: &context,
             units: self.units.as_ref(),
             logs: &logs,
+            cancel,
         };
-        hook::run_phase(run).await.map_err(|e| {
-            let mut failure = failure(manifest.seq, step_of(phase), e.code(), &e);
-            failure.log_tail = e.log_tail().to_owned();
-            Box::new(failure)
-        })
-    }
-
-    async fn probe(&self, job: &Job, manifest: &Manifest) -> Result<(), Box<Failure>> {
-        let Some(check) = &manifest.health else { return Ok(()) };
-        let place = self.config.place(&job.app);
-        let context = self.context(job, manifest, &place, "health");
-        let ended = health::probe(check, &context, &place, &self.logs(&job.app)).await;
-        ended.map_err(|e| Box::new(failure(manifest.seq, Step::Probing, FailureCode::Unhealthy, &e)))
-    }
-
-    async fn switch(&self, job: &Job, release: &ReleaseId) -> Result<(), Box<Failure>> {
-        let (dir, wanted) = (self.app_dir(&job.app), release.clone());
-        let seq = job.journal.activity.as_ref().map_or(Seq(0), |a| a.seq);
-        let ended = tokio::task::spawn_blocking(move || switch::switch(&dir, &wanted)).await.expect("switching does not panic");
-        ended.map(|_| ()).map_err(|e| Box::new(failure(seq, Step::Switching, e.code(), &e)))
-    }
-
-    async fn prune(&self, job: &Job, keep: u32, protected: BTreeSet<ReleaseId>) -> Event {
-        let (dir, journal) = (self.app_dir(&job.app), job.journal.clone());
-        let work = move || -> Result<Vec<ReleaseId>, prune::PruneError> {
-            for (release, facts) in &journal.releases {
-                dir.record_outcome(release, outcome(facts.outcome))?;
-            }
-            let gone = prune::choose(&prune::survey(&dir)?, keep as usize, &protected);
-            gone.iter().try_for_each(|release| prune::remove(&dir, release))?;
-            Ok(gone)
-        };
-        match tokio::task::spawn_blocking(work).await.expect("pruning does not panic") {
-            Err(e) => Event::Failed(failure(Seq(0), Step::Idle, FailureCode::Io, &e)),
-            Ok(gone) => {
-                let kept = job.journal.releases.iter().filter(|(r, _)| !gone.contains(r)).map(|(_, f)| f.seq).collect::<Vec<_>>();
-                // A manifest too many on the disk harms nobody.
-                let _ = self.manifests.retain(&job.app, &kept);
-                Event::Pruned(gone)
+        match hook::run_phase(run).await {
+            Ok(()) => Ok(()),
+            Err(HookError::Cancelled { .. }) => Err(NotDone::Interrupted),
+            Err(e) => {
+                if phase == HookPhase::Cleanup {
+                    warn!("{}: {} serves, but its {}", job.app, manifest.release, inline(&e));
+                }
+                let mut failure = failure(manifest.seq, step_of(phase), e.code(), &e);
+                failure.log_tail = e.log_tail().to_owned();
+                Err(NotDone::failed(failure))
             }
         }
     }
 
-    /// Every task of the phase, in order. `Err(None)`: gave way.
-    async fn ensure_tasks(&self, job: &Job, manifest: &Manifest, phase: Phase, may_claim: bool) -> Result<(), Option<Box<Failure>>> {
+    async fn probe(&self, job: &Job, manifest: &Manifest) -> Result<(), NotDone> {
+        let Some(check) = &manifest.health else { return Ok(()) };
+        let place = self.config.place(&job.app);
+        let context = self.context(job, manifest, &place, "health");
+        let ended = health::probe(check, &context, &place, &self.logs(&job.app)).await;
+        ended.map_err(|e| NotDone::failed(failure(manifest.seq, Step::Probing, FailureCode::Unhealthy, &e)))
+    }
+
+    async fn switch(&self, job: &Job, release: &ReleaseId) -> Result<(), NotDone> {
+        let (dir, wanted) = (self.app_dir(&job.app), release.clone());
+        let seq = job.journal.activity.as_ref().map_or(Seq(0), |a| a.seq);
+        // A failed sync comes after the rename: where `current` leads is looked at, not concluded.
+        let work = move || switch::switch(&dir, &wanted).map_err(|e| (e, dir.current().ok().flatten() == Some(wanted)));
+        match tokio::task::spawn_blocking(work).await.expect("switching does not panic") {
+            Ok(()) => Ok(()),
+            Err((e, there)) => {
+                let failure = Box::new(failure(seq, Step::Switching, e.code(), &e));
+                Err(if there { NotDone::Failed(failure) } else { NotDone::NotSwitched(failure) })
+            }
+        }
+    }
+
+    async fn prune(&self, job: &Job, keep: u32, protected: &BTreeSet<ReleaseId>, manifests: &BTreeSet<Seq>) -> Event {
+        let (dir, known, protected) = (self.app_dir(&job.app), job.journal.releases.clone(), protected.clone());
+        let work = move || prune::prune(&dir, &known, keep as usize, &protected);
+        let (gone, problems) = tokio::task::spawn_blocking(work).await.expect("pruning does not panic");
+        for e in &problems {
+            warn!("{}: an old release stays for now: {}", job.app, inline(e));
+        }
+        let kept = job.journal.releases.iter().filter(|(r, _)| !gone.contains(r)).map(|(_, f)| f.seq);
+        let kept: Vec<Seq> = kept.chain(manifests.iter().copied()).collect();
+        if let Err(e) = self.manifests.retain(&job.app, &kept) {
+            // One too many on the disk harms nobody.
+            debug!("{}: old manifests stay: {e}", job.app);
+        }
+        Event::Pruned(gone)
+    }
+
+    /// Every task of the phase, in order.
+    async fn ensure_tasks(&self, job: &Job, manifest: &Manifest, phase: Phase, may_claim: bool) -> Result<(), NotDone> {
         for task in manifest.once_tasks(phase) {
             self.ensure_task(job, manifest, &task, may_claim).await?;
         }
         Ok(())
     }
 
-    async fn ensure_task(&self, job: &Job, manifest: &Manifest, task: &OnceTask, may_claim: bool) -> Result<(), Option<Box<Failure>>> {
+    async fn ensure_task(&self, job: &Job, manifest: &Manifest, task: &OnceTask, may_claim: bool) -> Result<(), NotDone> {
         let context = MigrateContext {
             store: self.store.clone(),
             keys: self.keys.clone(),
@@ -230,7 +284,7 @@ impl Performer {
             mirror: self.mirror.clone(),
         };
         let id = TaskId { app: job.app.clone(), release: manifest.release.clone(), seq: manifest.seq, task: task.name.clone() };
-        let chosen = task.on.iter().all(|(k, v)| self.labels().get(k) == Some(v));
+        let chosen = matches(&task.on, self.labels());
         let runner = TaskRunner { performer: self, job, manifest };
         let say = |saying| {
             let event = match saying {
@@ -250,8 +304,8 @@ impl Performer {
         };
         let step = if task.name.phase == Phase::After { Step::AfterTasks } else { Step::Migrating };
         ensure.run().await.map_err(|e| match e {
-            MigrateError::Interrupted => None,
-            e => Some(Box::new(migrate_failure(manifest.seq, step, &e))),
+            MigrateError::Interrupted => NotDone::Interrupted,
+            e => NotDone::failed(migrate_failure(manifest.seq, step, &e)),
         })
     }
 
@@ -260,7 +314,7 @@ impl Performer {
             app: job.app.clone(),
             release: manifest.release.clone(),
             app_dir: place.path.clone(),
-            previous: job.journal.running.as_ref().map(|r| r.release.clone()),
+            previous: job.journal.before(&manifest.release).cloned(),
             node: self.node().clone(),
             rollout: job.rollout.clone(),
             phase: phase.to_owned(),
@@ -302,7 +356,8 @@ impl Runner for TaskRunner<'_> {
                 (TaskState::Unknown, format!("ended at its deadline of {:?}", start.task.timeout), tail)
             }
             Ok((CommandOutcome::Cancelled, tail)) => (TaskState::Unknown, "ended because this server's lease was lost".to_owned(), tail),
-            Err(detail) => (TaskState::Failed, detail, String::new()),
+            Err(NoOutcome::NotStarted(detail)) => (TaskState::Failed, detail, String::new()),
+            Err(NoOutcome::Lost(detail)) => (TaskState::Unknown, detail, String::new()),
         };
         Ending { state, detail, log_tail, now: unix_now() }
     }
@@ -312,12 +367,18 @@ impl Runner for TaskRunner<'_> {
     }
 }
 
+/// Why a run-once command has no word of its own.
+enum NoOutcome {
+    /// A failure that everybody can know.
+    NotStarted(String),
+    /// It was started, and nobody saw how it ended.
+    Lost(String),
+}
+
 impl TaskRunner<'_> {
-    /// `Err`: it could not be started at all, which is a failure that everybody can know.
-    async fn run_command(&self, start: &Start<'_>, place: &AppPlace, context: &HookContext) -> Result<(CommandOutcome, String), String> {
-        let text = |e: &(dyn std::error::Error + 'static)| coord_proto::chain::inline(e);
-        let environment = environment::build(context).map_err(|e| text(&e))?;
-        let user = hook::user_ids(start.task.user.as_deref(), place).map_err(|e| text(&e))?;
+    async fn run_command(&self, start: &Start<'_>, place: &AppPlace, context: &HookContext) -> Result<(CommandOutcome, String), NoOutcome> {
+        let surroundings = hook::surroundings(context.clone(), start.task.user.clone(), place.clone()).await;
+        let (environment, user) = surroundings.map_err(|e| NoOutcome::NotStarted(inline(&e)))?;
         let spec = CommandSpec {
             argv: start.task.command.clone(),
             cwd: self.performer.app_dir(&self.job.app).release(&self.manifest.release),
@@ -328,43 +389,31 @@ impl TaskRunner<'_> {
             log_file: self.performer.logs(&self.job.app).join(format!("{}.{}.log", self.manifest.release, start.task.name)),
             cancel: start.cancel.clone(),
         };
-        let end = command::run_while_held(spec).await.map_err(|e| text(&e))?;
-        Ok((end.outcome, end.log_tail))
+        match command::run_while_held(spec).await {
+            Ok(end) => Ok((end.outcome, end.log_tail)),
+            Err(e @ CommandError::Wait { .. }) => Err(NoOutcome::Lost(inline(&e))),
+            Err(e) => Err(NoOutcome::NotStarted(inline(&e))),
+        }
     }
 }
 
-fn unloaded(action: &Action) -> Box<Failure> {
-    Box::new(Failure {
-        seq: Seq(0),
-        step: Step::Idle,
-        code: FailureCode::Io,
-        chain: vec![format!("the manifest for {action:?} was not loaded")],
-        hint: "this is a mistake in the agent; please report it".into(),
-        log_tail: String::new(),
-        fell_back: false,
-        attempt: 1,
-    })
+fn unloaded(action: &Action) -> NotDone {
+    let error = NotLoaded { action: format!("{action:?}") };
+    NotDone::failed(failure(action.seq().unwrap_or_default(), Step::Idle, FailureCode::Io, &error))
 }
 
 fn migrate_failure(seq: Seq, step: Step, error: &MigrateError) -> Failure {
     let code = match error {
         MigrateError::Failed { .. } | MigrateError::Overtaken { .. } => FailureCode::MigrationFailed,
-        MigrateError::Store(_) => FailureCode::Download,
-        MigrateError::Interrupted | MigrateError::Journal(_) | MigrateError::Damaged { .. } => FailureCode::Io,
+        MigrateError::Store(e) if e.passing() => FailureCode::Store,
+        MigrateError::Journal(e) => e.code(),
+        MigrateError::Store(_) | MigrateError::Interrupted | MigrateError::Damaged { .. } => FailureCode::Io,
     };
     let mut failure = failure(seq, step, code, error);
     if let MigrateError::Failed { log_tail, .. } = error {
         failure.log_tail.clone_from(log_tail);
     }
     failure
-}
-
-fn outcome(fared: ReleaseOutcome) -> layout::facts::Outcome {
-    match fared {
-        ReleaseOutcome::Staged => layout::facts::Outcome::Untried,
-        ReleaseOutcome::Good => layout::facts::Outcome::Good,
-        ReleaseOutcome::Failed => layout::facts::Outcome::Failed,
-    }
 }
 
 fn step_of(phase: HookPhase) -> Step {
@@ -375,3 +424,6 @@ fn step_of(phase: HookPhase) -> Step {
         HookPhase::Restart | HookPhase::Cleanup => Step::Restarting,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,28 +1,35 @@
 //! The agent's one loop: source → Event → machine → Action → effect → Event.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use coord_proto::chain::inline;
-use coord_proto::ids::{AppName, NodeName, Seq};
-use coord_proto::report::{HealthState, Running, Status, Step};
-use coord_proto::retry::Backoff;
+pub use coord_proto::clock::unix_now;
+use coord_proto::ids::{AppName, NodeName};
+use coord_proto::report::{HealthState, Status, Step};
+use coord_proto::retry::after;
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::journal::{self, Journal, JournalError};
-use crate::layout::{AppDir, LayoutError};
-use crate::machine::{Action, Event, Goal, Machine};
+use crate::journal::JournalError;
+use crate::machine::{Action, Event, Goal};
 use crate::perform::{Job, Performer};
 use crate::reporter::Statuses;
+use crate::slot::{Place, Slot};
+use crate::systemd::notify;
 
 /// A stopping agent waits this long for the action in flight; what is cut off then is taken up again at the next start.
 const STOP_GRACE: Duration = Duration::from_secs(20);
+/// What was told to end has this long: TERM, its grace, KILL.
+const END_GRACE: Duration = Duration::from_secs(10);
+/// How often systemd is asked to wait for a run-once command, and for how long each time (EXTEND_TIMEOUT_USEC, sd_notify(3)).
+const EXTEND_EVERY: Duration = Duration::from_secs(15);
+const EXTEND_BY_USEC: u32 = 60_000_000;
 
 /// Which apps take traffic: what `/ready/<app>` answers.
 pub type ReadyTable = BTreeMap<AppName, bool>;
@@ -43,31 +50,11 @@ pub struct Inputs {
 
 /// Why the loop ended other than by a stop.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("cannot open the app {app}")]
-    Layout {
-        app: AppName,
-        #[source]
-        source: LayoutError,
-    },
-    #[error("the state of the app {app} cannot be kept; nothing more is changed")]
-    Journal {
-        app: AppName,
-        #[source]
-        source: JournalError,
-    },
-}
-
-/// One app on this server.
-struct Slot {
-    machine: Machine,
-    /// What is on disk.
-    saved: Journal,
-    dir: PathBuf,
-    give_way: CancellationToken,
-    retry_at: Option<Instant>,
-    backoff: Backoff,
-    words: String,
+#[error("the state of the app {app} cannot be kept; nothing more is changed")]
+pub struct RunError {
+    pub app: AppName,
+    #[source]
+    pub source: JournalError,
 }
 
 /// The loop's state.
@@ -75,6 +62,8 @@ pub struct Agent {
     node: NodeName,
     performer: Arc<Performer>,
     slots: BTreeMap<AppName, Slot>,
+    /// Apps whose journal a newer agent wrote: left alone, beside those that work.
+    refused: BTreeSet<AppName>,
     effects: JoinSet<(AppName, Event)>,
     /// What effects tell while they run.
     tell: mpsc::Sender<(AppName, Event)>,
@@ -86,7 +75,7 @@ impl Agent {
     /// An agent that does nothing yet.
     pub fn new(node: NodeName, performer: Arc<Performer>, outputs: Outputs) -> Self {
         let (tell, told) = mpsc::channel(64);
-        Self { node, performer, slots: BTreeMap::new(), effects: JoinSet::new(), tell, told, outputs }
+        Self { node, performer, slots: BTreeMap::new(), refused: BTreeSet::new(), effects: JoinSet::new(), tell, told, outputs }
     }
 
     /// Runs until stopped. `apps` are those that were here before: their activities are brought to an end also with the
@@ -106,7 +95,7 @@ impl Agent {
                 Some(ended) = self.effects.join_next() => ended.expect("effects do not panic, and nothing aborts them"),
                 Some((app, event)) = self.told.recv() => (app, event),
                 Some((app, goal)) = inputs.goals.recv() => (app, Event::GoalSeen(goal)),
-                () = sleep_until(retry) => match self.due() {
+                () = after(retry.map(|at| at.saturating_duration_since(Instant::now()))) => match self.due() {
                     Some(app) => (app, Event::RetryDue),
                     None => continue,
                 },
@@ -126,11 +115,10 @@ impl Agent {
 
     /// Journal, then act, then report (I9).
     async fn handle(&mut self, app: AppName, event: Event) -> Result<(), RunError> {
-        if !self.slots.contains_key(&app) {
-            let slot = self.open(&app)?;
-            self.slots.insert(app.clone(), slot);
+        if !self.slots.contains_key(&app) && !self.open(&app).await? {
+            return Ok(());
         }
-        let slot = self.slots.get_mut(&app).expect("inserted above");
+        let slot = self.slots.get_mut(&app).expect("opened above");
         if matches!(event, Event::Finished | Event::ManifestLoaded(_)) {
             slot.backoff.reset();
         }
@@ -138,7 +126,7 @@ impl Agent {
         if slot.machine.must_yield() {
             slot.give_way.cancel();
         }
-        slot.save().await.map_err(|source| RunError::Journal { app: app.clone(), source })?;
+        slot.save().await.map_err(|source| RunError { app: app.clone(), source })?;
         if slot.machine.wants_retry() && slot.retry_at.is_none() {
             slot.retry_at = Some(Instant::now() + slot.backoff.next());
         }
@@ -149,39 +137,43 @@ impl Agent {
         Ok(())
     }
 
-    fn open(&self, app: &AppName) -> Result<Slot, RunError> {
-        let layout = |source| RunError::Layout { app: app.clone(), source };
-        let dir = self.performer.state_dir(app);
-        let loaded = journal::load(&dir, self.performer.baked_floor()).map_err(|source| RunError::Journal { app: app.clone(), source })?;
-        if let Some(alarm) = &loaded.alarm {
-            error!("{alarm}");
+    /// Was it opened? One app that cannot be is told, and does not stop the others.
+    async fn open(&mut self, app: &AppName) -> Result<bool, RunError> {
+        if self.refused.contains(app) {
+            return Ok(false);
         }
-        let saved = loaded.journal.clone();
-        let mut journal = loaded.journal;
-        let place = self.performer.app_dir(app);
-        place.sweep().map_err(layout)?;
-        adopt(&mut journal, &place, app);
-        Ok(Slot {
-            machine: Machine::new(self.node.clone(), app.clone(), journal),
-            saved,
-            dir,
-            give_way: CancellationToken::new(),
-            retry_at: None,
-            backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
-            words: String::new(),
-        })
+        let place = Place {
+            node: self.node.clone(),
+            app: app.clone(),
+            state: self.performer.state_dir(app),
+            dir: self.performer.app_dir(app),
+            baked: self.performer.baked_floor(),
+        };
+        match Slot::open(place).await {
+            Ok(slot) => _ = self.slots.insert(app.clone(), slot),
+            Err(e @ JournalError::Newer { .. }) => {
+                error!("{app}: {}", inline(&e));
+                self.outputs.words.send_replace(format!("{app}: {}", inline(&e)));
+                self.refused.insert(app.clone());
+                return Ok(false);
+            }
+            Err(source) => return Err(RunError { app: app.clone(), source }),
+        }
+        Ok(true)
     }
 
     fn start(&mut self, app: &AppName, action: Action) {
         let slot = self.slots.get_mut(app).expect("started from its slot");
         slot.give_way = CancellationToken::new();
+        slot.end = CancellationToken::new();
         let job = Job {
             app: app.clone(),
             journal: slot.machine.journal().clone(),
-            manifest: action_seq(&action).and_then(|seq| slot.machine.manifest(seq)).cloned(),
+            manifest: action.seq().and_then(|seq| slot.machine.manifest(seq)).cloned(),
             action,
             rollout: slot.machine.rollout(),
             give_way: slot.give_way.clone(),
+            end: slot.end.clone(),
             events: self.tell.clone(),
         };
         let performer = self.performer.clone();
@@ -220,77 +212,63 @@ impl Agent {
         });
     }
 
-    /// Lets the actions in flight end; whatever waits gives way.
+    /// Lets the actions in flight end; whatever waits gives way, and a hook that takes too long is told to end. A command
+    /// that runs once in the fleet keeps the time that its release gave it: cut off, nobody would know how it ended.
     async fn wind_down(&mut self) {
         self.slots.values().for_each(|s| s.give_way.cancel());
-        let ended = tokio::time::timeout(STOP_GRACE, async {
-            while let Some(ended) = self.effects.join_next().await {
-                let Ok((app, event)) = ended else { continue };
-                if let Some(slot) = self.slots.get_mut(&app) {
-                    // The next action is not started: the journal says where to go on.
-                    slot.machine.handle(event);
-                    if let Err(e) = slot.save().await {
-                        error!("{app}: {}", inline(&e));
+        let mut held: BTreeSet<AppName> = self.slots.iter().filter(|(_, s)| s.machine.is_at_tasks()).map(|(app, _)| app.clone()).collect();
+        let (end_at, mut told) = (Instant::now() + STOP_GRACE, false);
+        let leave_at = end_at + END_GRACE;
+        let mut extend = tokio::time::interval(EXTEND_EVERY);
+        loop {
+            tokio::select! {
+                biased;
+                ended = self.effects.join_next() => match ended {
+                    None => return,
+                    Some(ended) => {
+                        let (app, event) = ended.expect("effects do not panic, and nothing aborts them");
+                        held.remove(&app);
+                        self.note_last(&app, event).await;
                     }
+                },
+                _ = extend.tick() => self.hold_stop(&held),
+                () = tokio::time::sleep_until(end_at), if !told => {
+                    told = true;
+                    self.slots.values().for_each(|s| s.end.cancel());
+                }
+                () = tokio::time::sleep_until(leave_at), if held.is_empty() => {
+                    return warn!("stopped while an action was still running; it is taken up again at the next start");
                 }
             }
-        });
-        if ended.await.is_err() {
-            warn!("stopped while an action was still running; it is taken up again at the next start");
+        }
+    }
+
+    /// systemd waits on while a run-once command runs.
+    fn hold_stop(&self, held: &BTreeSet<AppName>) {
+        if let Some(app) = held.first() {
+            let words = format!("{app}: stopping; waiting for the run-once command to end");
+            info!("{words}");
+            self.outputs.words.send_replace(words);
+            notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_BY_USEC)]);
+        }
+    }
+
+    /// The next action is not started: the journal says where to go on.
+    async fn note_last(&mut self, app: &AppName, event: Event) {
+        let Some(slot) = self.slots.get_mut(app) else { return };
+        slot.machine.handle(event);
+        if let Err(e) = slot.save().await {
+            error!("{app}: {}", inline(&e));
         }
     }
 }
 
-impl Slot {
-    async fn save(&mut self) -> Result<(), JournalError> {
-        let journal = self.machine.journal();
-        if *journal == self.saved {
-            return Ok(());
-        }
-        let (new, old, dir) = (journal.clone(), self.saved.clone(), self.dir.clone());
-        let written = tokio::task::spawn_blocking(move || new.save(&dir, &old).map(|()| new)).await;
-        self.saved = written.expect("saving does not panic")?;
-        Ok(())
-    }
-}
-
-/// `current` is the truth: a crash between the switch and the journal, or an older tool, may have moved it.
-fn adopt(journal: &mut Journal, place: &AppDir, app: &AppName) {
-    match place.current() {
-        Ok(Some(release)) if journal.running.as_ref().is_none_or(|r| r.release != release) => {
-            let seq = journal.releases.get(&release).map_or(Seq(0), |f| f.seq);
-            info!("{app}: {release} is current here; it is adopted");
-            journal.running = Some(Running { seq, release });
-        }
-        Ok(None) => journal.running = None,
-        Ok(Some(_)) => {}
-        // Told again, with a failure, when something is to be switched; until then nothing is touched.
-        Err(e) => warn!("{app}: {}", inline(&e)),
-    }
-}
-
-fn is_ready(status: &Status) -> bool {
+/// Does the app take traffic here?
+pub fn is_ready(status: &Status) -> bool {
     let serving =
         !matches!(status.step, Step::Draining | Step::Switching | Step::Restarting | Step::Probing | Step::Undraining | Step::FallingBack);
     serving && status.running.is_some() && status.health == HealthState::Healthy
 }
 
-fn action_seq(action: &Action) -> Option<Seq> {
-    match action {
-        Action::Load(_) | Action::Switch(_) | Action::Prune { .. } => None,
-        Action::Stage(seq) | Action::Prepare(seq) | Action::Probe(seq) => Some(*seq),
-        Action::EnsureTasks { seq, .. } | Action::RunHooks { seq, .. } => Some(*seq),
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The server's clock, for people and expiry dates only.
-pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
-}
+#[cfg(test)]
+mod tests;

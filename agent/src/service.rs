@@ -1,5 +1,7 @@
 //! `coord-agent run`: puts the parts together, and takes them down again.
 
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +9,6 @@ use anyhow::Context;
 use coord_proto::ids::AppName;
 use coord_proto::keys::KeySpace;
 use coord_proto::report::NodeInfo;
-use coord_proto::retry::after;
 use coord_proto::store::SharedStore;
 use coord_proto::store::etcd::EtcdStore;
 use coord_proto::store::mirror;
@@ -31,7 +32,10 @@ use crate::presence::{Keeper, Registration};
 use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
 use crate::source::Source;
-use crate::systemd::{SystemBus, notify, one_line, watchdog_interval};
+use crate::systemd::{SystemBus, keep_told, notify, watchdog_interval};
+
+/// Addresses told to people; a machine with a container network has hundreds.
+const ADDRESSES_MAX: usize = 8;
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -39,21 +43,16 @@ use crate::systemd::{SystemBus, notify, one_line, watchdog_interval};
 /// The configuration, trust file, certificates, state directory or an address cannot be used. A store that is away is no
 /// error: what runs keeps running, and the agent keeps trying (I7).
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    stop_on_signals(&stop)?;
+    // The loop stops first; presence, reports and the watchdog go on until it has ended, which a running migration holds up.
+    let (asked, stop) = (CancellationToken::new(), CancellationToken::new());
+    stop_on_signals(&asked)?;
     let identity = Identity::open(&config.state_dir)?;
+    // Its environment was compared when the configuration was loaded.
     let trust = Trust::load(&config.trust_file)?;
-    anyhow::ensure!(
-        trust.environment == config.node.environment,
-        "the trust file {} is for the environment `{}`, and agent.toml for `{}`",
-        config.trust_file.display(),
-        trust.environment,
-        config.node.environment
-    );
     let store: SharedStore = Arc::new(EtcdStore::new(config.etcd.clone())?);
     let keys = KeySpace::new(&config.prefix);
     let apps_dir = config.state_dir.join("apps");
-    let known = known_apps(&apps_dir);
+    let known = known_apps(&apps_dir).with_context(|| format!("cannot list {}", apps_dir.display()))?;
     let mut tasks = JoinSet::new();
 
     let registration = Registration { info: info_record(&config), alive: identity.alive(), ttl: config.lease_ttl };
@@ -79,7 +78,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
         .run(),
     );
-    tasks.spawn(tell_systemd(words_seen, stop.clone()));
+    tasks.spawn(keep_told(words_seen, stop.clone(), watchdog_interval(), notify));
 
     let claims = Claims::new(apps_dir.clone());
     let settler = Settler {
@@ -98,9 +97,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
     info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
     notify(&[NotifyState::Ready]);
-    let ended = agent.run(known, Inputs { goals: inputs, stop: stop.clone() }).await;
+    let ended = agent.run(known, Inputs { goals: inputs, stop: asked }).await;
 
-    notify(&[NotifyState::Stopping]);
     stop.cancel();
     // What still writes to the store may be stuck there: it is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await;
@@ -116,26 +114,47 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        notify(&[NotifyState::Stopping]);
         stop.cancel();
     });
     Ok(())
 }
 
-/// Apps that were here before: their journals are looked at also when the store is away.
-fn known_apps(dir: &std::path::Path) -> Vec<AppName> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+/// Apps that were here before: their journals are looked at also when the store is away. A directory that cannot be read
+/// is not an empty one (I6): an activity may wait in it to be brought to its end.
+fn known_apps(dir: &Path) -> std::io::Result<Vec<AppName>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        read => read?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_str().and_then(|n| n.parse().ok())));
+    names.filter_map(Result::transpose).collect()
 }
 
 fn info_record(config: &Config) -> NodeInfo {
     NodeInfo {
         node: config.node.name.clone(),
         labels: config.node.labels.clone(),
-        addresses: vec![],
+        addresses: addresses(),
         agent_version: env!("CARGO_PKG_VERSION").into(),
         apps: config.allowed().to_vec(),
         since: unix_now(),
     }
+}
+
+/// Where people find this machine: its addresses but for loopback and link-local ones. They are shown and never used.
+fn addresses() -> Vec<String> {
+    let shown = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
+        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
+    };
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let found = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    found.filter(shown).map(|ip| ip.to_string()).take(ADDRESSES_MAX).collect()
 }
 
 fn fetcher(config: &Config) -> anyhow::Result<Fetcher> {
@@ -170,16 +189,20 @@ async fn listen(config: &Config, facts: Facts, stop: &CancellationToken, tasks: 
     Ok(())
 }
 
-/// STATUS= at each change, and the watchdog from the runtime that runs the loop: a stalled loop starves it.
-async fn tell_systemd(mut words: watch::Receiver<String>, stop: CancellationToken) {
-    let interval = watchdog_interval();
-    loop {
-        let status = words.borrow_and_update().clone();
-        notify(&[NotifyState::Status(&one_line(&status))]);
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = words.changed() => if changed.is_err() { return },
-            () = after(interval) => notify(&[NotifyState::Watchdog]),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_not_an_empty_one() {
+        let temp = tempfile::tempdir().expect("dir");
+        let apps = temp.path().join("apps");
+        assert!(known_apps(&apps).expect("a fresh server").is_empty());
+        std::fs::create_dir_all(apps.join("mootube")).expect("made");
+        std::fs::create_dir_all(apps.join("Not An App")).expect("made");
+        assert_eq!(known_apps(&apps).expect("listed"), ["mootube".parse::<AppName>().expect("app")]);
+        known_apps(&apps.join("mootube/file/below")).expect("nothing there");
+        std::fs::write(temp.path().join("file"), "").expect("written");
+        known_apps(&temp.path().join("file")).expect_err("not a directory");
     }
 }

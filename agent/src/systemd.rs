@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_proto::manifest::UnitAction;
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio::time::Interval;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 mod bus;
@@ -35,7 +39,7 @@ pub enum UnitError {
 }
 
 /// Tells systemd; without NOTIFY_SOCKET nothing happens.
-pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
+pub fn notify(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         debug!("systemd was not told: {e}");
     }
@@ -44,6 +48,39 @@ pub fn notify(states: &[sd_notify::NotifyState<'_>]) {
 /// How often the watchdog wants to be fed: half of WATCHDOG_USEC, as sd_watchdog_enabled(3) recommends.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
+}
+
+/// STATUS= at each change of `words`, and WATCHDOG=1 `every` so often, whatever changes meanwhile: words that change fast
+/// must not starve the watchdog. Both come from the runtime that runs the loop: a thread that is blocked starves it.
+pub async fn keep_told(
+    mut words: watch::Receiver<String>,
+    stop: CancellationToken,
+    every: Option<Duration>,
+    mut tell: impl FnMut(&[NotifyState<'_>]),
+) {
+    let mut pings = every.map(tokio::time::interval);
+    words.mark_changed();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tick(&mut pings) => tell(&[NotifyState::Watchdog]),
+            changed = words.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let status = one_line(&words.borrow_and_update());
+                tell(&[NotifyState::Status(&status)]);
+            }
+        }
+    }
+}
+
+async fn tick(pings: &mut Option<Interval>) {
+    match pings {
+        Some(pings) => _ = pings.tick().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// For STATUS=: a newline would begin another assignment of the protocol.
@@ -58,5 +95,34 @@ mod tests {
     #[test]
     fn words_cannot_smuggle_an_assignment() {
         assert_eq!(one_line("broken\nREADY=1"), "broken READY=1");
+    }
+    /// WatchdogSec=30s, and a rollout that changes the words every ten seconds.
+    #[tokio::test(start_paused = true)]
+    async fn words_that_change_all_the_time_do_not_starve_the_watchdog() {
+        let (words, seen) = watch::channel("0".to_owned());
+        let stop = CancellationToken::new();
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let tell = move |states: &[NotifyState<'_>]| told.send((tokio::time::Instant::now(), states[0].to_string())).expect("heard");
+        let task = tokio::spawn(keep_told(seen, stop.clone(), Some(Duration::from_secs(15)), tell));
+        let mut last = tokio::time::Instant::now();
+        for turn in 1..=30 {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            words.send_replace(turn.to_string());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+        task.await.expect("ended");
+        let mut statuses = vec![];
+        while let Some((at, text)) = heard.recv().await {
+            match text.strip_prefix("STATUS=") {
+                Some(words) => statuses.push(words.trim().to_owned()),
+                None => {
+                    assert!(at - last <= Duration::from_secs(15), "systemd would have killed it");
+                    last = at;
+                }
+            }
+        }
+        assert!(last.elapsed() <= Duration::from_secs(15));
+        assert_eq!(statuses.last().map(String::as_str), Some("30"), "{statuses:?}");
     }
 }

@@ -3,11 +3,12 @@
 //! Whatever lies under a digest was compared with it before it got there. Nothing here is trusted by a server: the
 //! signed manifest names digest and pieces, and the agent checks both (I3).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use futures::stream::BoxStream;
 pub mod local;
 pub mod s3;
 pub mod server;
+pub mod sweep;
 pub mod upload;
 
 /// Artifacts that tasks share.
@@ -82,19 +84,24 @@ pub trait Artifacts: Send + Sync + 'static {
     /// Keeping what is there already is no error.
     async fn keep(&self, digest: &Digest, file: &Path) -> Result<(), ArtifactError>;
 
-    /// All that are there.
-    async fn list(&self) -> Result<BTreeSet<Digest>, ArtifactError>;
+    /// All that are there, with the time since each was kept or touched, by the store's own clock.
+    async fn ages(&self) -> Result<BTreeMap<Digest, Duration>, ArtifactError>;
+
+    /// Somebody is about to name it: its age begins again. One that is gone is no error.
+    async fn touch(&self, digest: &Digest) -> Result<(), ArtifactError>;
 
     /// Removes one; one that is gone is no error. Returns its length.
     async fn remove(&self, digest: &Digest) -> Result<u64, ArtifactError>;
 
-    /// Removes everything but `keep`. An empty `keep` is a caller's failed read, never a wish: nothing is removed (I6).
-    async fn sweep(&self, keep: &BTreeSet<Digest>) -> Result<Swept, ArtifactError> {
+    /// Removes everything but `keep` and what is younger than `age_min`: an artifact is there before a manifest names it. An empty `keep` is
+    /// a caller's failed read, never a wish: nothing is removed (I6).
+    async fn sweep(&self, keep: &BTreeSet<Digest>, age_min: Duration) -> Result<Swept, ArtifactError> {
         let mut swept = Swept::default();
         if keep.is_empty() {
             return Ok(swept);
         }
-        for digest in self.list().await?.difference(keep) {
+        let ages = self.ages().await?;
+        for (digest, _) in ages.iter().filter(|(digest, age)| **age >= age_min && !keep.contains(digest)) {
             swept.bytes += self.remove(digest).await?;
             swept.removed += 1;
         }

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use coord_proto::keys::KeySpace;
 use coord_proto::rollout::Actor;
 use coord_proto::store::etcd::EtcdStore;
-use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, StoreError};
 
 use crate::cli_config::{self, CliConfigError, Context};
@@ -20,6 +19,7 @@ use crate::view::Fleet;
 pub mod cluster;
 pub mod completions;
 pub mod dev;
+mod environment;
 pub mod key;
 pub mod migration;
 pub mod node;
@@ -35,6 +35,8 @@ mod sample;
 pub type Done = Result<Exit, Failure>;
 
 /// Puts releases on a fleet of servers.
+///
+/// Every flag can be set in the environment: --detach is COORDCTL_DETACH=1.
 ///
 /// Exit codes: 0 done, every target runs the release; 1 error; 2 usage; 3 refused, nothing was changed; 4 the rollout failed or halted;
 /// 5 it failed and was rolled back; 6 a wait timed out and the rollout goes on; 7 a migration waits for a decision; 8 finished within the
@@ -90,7 +92,8 @@ enum Command {
 
 /// Parses, runs, prints what went wrong; all of `coordctl` but the name of its main.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let parsed = environment::with_forms(Cli::command()).try_get_matches_from(arguments);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are results; their reader may have gone, like any other's.
@@ -177,9 +180,7 @@ impl Session {
     /// etcd does not answer.
     pub async fn fleet(&self) -> Result<Fleet, Failure> {
         let listing = self.store.list(&self.keys.all()).await.map_err(|e| self.store_failure(e))?;
-        let entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        let mirror = Mirror { entries, revision: listing.revision, fresh: true, ready: true, restored: false };
-        Ok(Fleet::from_mirror(&mirror, &self.keys))
+        Ok(Fleet::from_mirror(&listing.into(), &self.keys))
     }
 
     /// A failure of the store, with where it is.

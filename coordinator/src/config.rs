@@ -7,6 +7,8 @@ use std::time::Duration;
 use coord_proto::keys::{DEFAULT_PREFIX, KeySpace};
 use serde::Deserialize;
 
+use crate::deploy_file::place;
+
 mod value;
 
 pub use value::{ArtifactsUrl, ByteSize, LeaseTtl, Period, PublicUrl};
@@ -107,12 +109,6 @@ pub enum ConfigError {
     },
     #[error("the configuration {} is {len} bytes long; the limit is {FILE_BYTES_MAX}", path.display())]
     TooLarge { path: PathBuf, len: u64 },
-    #[error("the configuration {} is not valid", path.display())]
-    Syntax {
-        path: PathBuf,
-        #[source]
-        source: toml::de::Error,
-    },
     #[error("{}, {place}: {problem}", path.display())]
     Value { path: PathBuf, place: String, problem: String },
 }
@@ -186,10 +182,11 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.into(), source })?;
+        let refused = |(place, problem)| ConfigError::Value { path: path.into(), place, problem };
+        let config: Self = toml::from_str(text).map_err(|error| refused(place::explain(text, &error)))?;
         match config.contradiction() {
             None => Ok(config),
-            Some((key, problem)) => Err(ConfigError::Value { path: path.into(), place: place(text, key), problem }),
+            Some((key, problem)) => Err(refused((place::of_key(text, key), problem))),
         }
     }
 
@@ -309,21 +306,6 @@ impl ArtifactsConfig {
 /// systemd gives a list with colons when the unit names several directories; the first is ours.
 fn first_directory(list: &str) -> Option<PathBuf> {
     list.split(':').next().filter(|dir| !dir.is_empty()).map(PathBuf::from)
-}
-
-/// `line 3, etcd.quota`, or the key alone when the file does not hold it.
-fn place(text: &str, key: &str) -> String {
-    let (table, name) = key.split_once('.').unwrap_or(("", key));
-    let mut inside = table.is_empty();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.starts_with('[') {
-            inside = line.trim_matches(['[', ']']).trim() == table;
-        } else if inside && line.split('=').next().is_some_and(|k| k.trim() == name) {
-            return format!("line {}, `{key}`", index + 1);
-        }
-    }
-    format!("`{key}`")
 }
 
 #[cfg(test)]

@@ -210,18 +210,7 @@ impl DeployFile {
         if self.artifact.build.iter().any(Vec::is_empty) {
             return Some("`artifact.build` has an empty command; write [[\"program\", \"argument\"]]".into());
         }
-        if let Some(health) = &self.health {
-            let ways = [health.http.is_some(), health.tcp.is_some(), !health.command.is_empty()];
-            if ways.iter().filter(|w| **w).count() != 1 {
-                return Some("`[health]` needs exactly one of `http`, `tcp` and `command`".into());
-            }
-        }
-        match &self.migrate {
-            Some(migrate) if migrate.command.is_empty() && migrate.after.is_none() => {
-                Some("`[migrate]` has neither a `command` nor `[migrate.after]`".into())
-            }
-            _ => None,
-        }
+        None
     }
 }
 

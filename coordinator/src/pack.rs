@@ -82,6 +82,15 @@ pub enum PackError {
 }
 
 impl PackError {
+    /// Is something wrong with what was to be packed, rather than with this machine or its build?
+    pub fn refused(&self) -> bool {
+        match self {
+            Self::Changed { .. } | Self::Refused { .. } | Self::Pattern { .. } | Self::Empty { .. } => true,
+            Self::NotAnArchive { .. } | Self::BuildOfArchive { .. } | Self::TooLarge { .. } => true,
+            Self::File { .. } | Self::Build { .. } => false,
+        }
+    }
+
     pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { doing, path, source }

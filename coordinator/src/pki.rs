@@ -4,8 +4,6 @@
 //! The subject says who it is: CN the name (`operator`, `coordinator`, `node:web-1`), OU the role. etcd maps the CN to its
 //! user; the artifact server reads the OU.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -194,9 +192,7 @@ fn read(path: &Path) -> Result<String, PkiError> {
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
-    let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let written = written.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|source| PkiError::File { doing: "write", path: path.into(), source })
+    crate::new_file::write(path, text, mode).map_err(|source| PkiError::File { doing: "write", path: path.into(), source })
 }
 
 /// Beside and then renamed: a program that re-reads its certificate never finds half of one.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The transaction compares every key that was looked at, so whoever publishes at the same time loses as a whole. A lost answer is settled
-//! by reading back: the rollout's id is random, so what is found there is ours or is not.
+//! by reading back: the key of its audit event is random, so what is found there is ours or is not.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use coord_proto::manifest::{Artifact, Manifest, ManifestError};
 use coord_proto::migration::Head;
 use coord_proto::retry::Backoff;
 use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
-use coord_proto::store::{Compare, LeaseId, Outcome, Store, StoreError, Transaction, read_record};
+use coord_proto::store::{Compare, LeaseId, Outcome, Store, StoreError, Transaction, Write, read_record};
 use coord_proto::trust::{Envelope, Trust, TrustError};
 
 use crate::deploy_file::{DeployFile, Edition};
@@ -174,7 +174,7 @@ pub async fn publish(
         let envelope = signing.seal(&draft.manifest)?;
         let event = store.grant(EVENT_TTL).await?;
         let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope, event);
-        if let Some(at) = settled_commit(store, keys, transaction, &spec).await? {
+        if let Some(at) = settled_commit(store, transaction, &spec).await? {
             return Ok(Published { spec, manifest: draft.manifest, at });
         }
         // The audit event was not written; its lease would only linger.
@@ -270,7 +270,7 @@ impl Draft {
             .put(manifest_key, envelope.encode())
             .put_record(release_key, &record)
             .put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec)
-            .put_under(event, keys.key(&Key::Event(event_id(&request.by))), &audit);
+            .put_under(event, keys.key(&Key::Event(audit.id(0))), &audit);
         (transaction, spec)
     }
 
@@ -301,27 +301,16 @@ fn rollout_id(seq: Seq) -> RolloutId {
     id.parse().expect("digits, a dash and hexadecimal digits are a rollout id")
 }
 
-/// Sorted by time, unique by chance.
-pub(crate) fn event_id(by: &Actor) -> String {
-    let nonce = Nonce::random();
-    format!("{:012}-{}", by.at.max(0), nonce.as_str().get(..8).unwrap_or_default())
-}
-
 /// Commits; `None`: refused, nothing was written. A lost answer is settled by reading back, and by sending the same transaction again: it
 /// happens at most once, because it compares the sequence number that it changes.
-async fn settled_commit(
-    store: &dyn Store,
-    keys: &KeySpace,
-    transaction: Transaction,
-    spec: &RolloutSpec,
-) -> Result<Option<Revision>, PublishError> {
+async fn settled_commit(store: &dyn Store, transaction: Transaction, spec: &RolloutSpec) -> Result<Option<Revision>, PublishError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
     let mut lost = None;
     while backoff.tries() < TRIES_MAX {
         match store.commit(transaction.clone()).await {
             Ok(Outcome::Committed(at)) => return Ok(Some(at)),
             // After a lost answer a refusal may mean that the first one happened.
-            Ok(Outcome::Refused(_)) => return if lost.is_some() { find_own(store, keys, spec).await } else { Ok(None) },
+            Ok(Outcome::Refused(_)) => return if lost.is_some() { find_own(store, &transaction).await } else { Ok(None) },
             Err(e @ StoreError::Indeterminate { .. }) => lost = Some(e),
             Err(e) if lost.is_none() || !e.passing() => return Err(e.into()),
             Err(_) => {}
@@ -334,11 +323,14 @@ async fn settled_commit(
     }
 }
 
-async fn find_own(store: &dyn Store, keys: &KeySpace, spec: &RolloutSpec) -> Result<Option<Revision>, PublishError> {
-    let release = keys.key(&Key::Release(spec.app.clone(), spec.release.clone()));
-    let Some((_, release)) = read_record::<ReleaseRecord>(store, &release).await? else { return Ok(None) };
-    let found = read_record::<RolloutSpec>(store, &keys.key(&Key::RolloutSpec(spec.app.clone()))).await?;
-    Ok(found.filter(|(found, _)| found.id == spec.id).map(|_| release.created))
+/// Did this transaction happen? Its audit event has a key of its own, which nobody writes again; the spec may be somebody else's by now.
+async fn find_own(store: &dyn Store, transaction: &Transaction) -> Result<Option<Revision>, PublishError> {
+    let event = transaction.writes.iter().find_map(|write| match write {
+        Write::Put { key, lease: Some(_), .. } => Some(key),
+        _ => None,
+    });
+    let Some(event) = event else { return Ok(None) };
+    Ok(store.read(event).await?.entry.map(|entry| entry.created))
 }
 
 /// The words for a rollout whose state nobody wrote yet.

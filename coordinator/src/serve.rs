@@ -1,8 +1,9 @@
 //! `coordinator run`: everything that one coordinator does, in one task set with one stop token.
 //!
 //! ```text
-//!  managed etcd ◀── store ◀──┬── controller            campaigns, plans, writes
+//!  managed etcd ◀── store ◀──┬── member ── controller  announces itself; campaigns, plans, writes
 //!  (optional)                ├── fleet ── status page  http://127.0.0.1:7081/
+//!                            │     └───── sweeper      removes artifacts that nothing names
 //!                            └── artifacts             https://…:7080/artifacts/<digest>
 //! ```
 //!
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use coord_proto::coordinator::MemberRecord;
 use coord_proto::ids::NodeName;
 use coord_proto::store::etcd::{EtcdConfig, EtcdStore};
 use coord_proto::store::{SharedStore, StoreError};
@@ -28,12 +30,15 @@ use tokio_util::sync::CancellationToken;
 use crate::artifacts::local::LocalArtifacts;
 use crate::artifacts::s3::BucketArtifacts;
 use crate::artifacts::server::ArtifactServer;
+use crate::artifacts::sweep::Sweeper;
 use crate::artifacts::upload::Uploads;
 use crate::artifacts::{ArtifactError, SharedArtifacts};
 use crate::config::{ArtifactsUrl, Config};
 use crate::controller::{self, ControllerError, ControllerOptions};
 use crate::managed_etcd::{ManagedEtcd, ManagedEtcdError};
+use crate::members::{self, Member, MemberError};
 use crate::observe;
+use crate::ui::words;
 use crate::web::page::StatusPage;
 use crate::web::tls::{self, TlsError};
 use crate::web::{Listener, for_operators};
@@ -69,6 +74,8 @@ pub enum ServeError {
     Etcd(#[from] ManagedEtcdError),
     #[error("rollouts cannot be driven")]
     Controller(#[from] ControllerError),
+    #[error("this coordinator may not run here")]
+    Member(#[from] MemberError),
     #[error("the {part} ended by itself")]
     Ended { part: &'static str },
     #[error("the {part} panicked")]
@@ -107,11 +114,12 @@ pub async fn serve_until(config: Config, stop: CancellationToken) -> Result<(), 
     // Whatever can be refused is refused before etcd is started.
     let listeners = Listeners::bind(&config).await?;
     let artifacts = artifacts(&config)?;
+    let instance = members::instance(state)?;
     let store: SharedStore = Arc::new(EtcdStore::new(connection(&config))?);
     let etcd_stop = CancellationToken::new();
     let etcd = config.etcd.managed.then(|| tokio::spawn(ManagedEtcd::from_config(&config).run(etcd_stop.clone())));
     let mut parts = Parts { tasks: JoinSet::new(), etcd };
-    parts.start(&config, store, artifacts, listeners, &stop);
+    parts.start(&config, member(&config, store, instance), artifacts, listeners, &stop);
     announce(&config);
     let result = parts.watch(&stop).await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
@@ -161,11 +169,38 @@ fn connection(config: &Config) -> EtcdConfig {
     EtcdConfig { endpoints: etcd.own_endpoints(), ca: Some(etcd.ca.clone()), cert: Some(etcd.cert.clone()), key: Some(etcd.key.clone()) }
 }
 
-fn controller_options(config: &Config) -> ControllerOptions {
+fn node_name() -> NodeName {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let named: Option<NodeName> = host.and_then(|name| name.parse().ok());
-    let node_name = named.unwrap_or_else(|| "coordinator".parse().expect("a plain word is a name"));
-    ControllerOptions { node_name, lease_ttl: config.etcd.lease_ttl.0, stores: vec![config.public_url()] }
+    named.unwrap_or_else(|| "coordinator".parse().expect("a plain word is a name"))
+}
+
+fn controller_options(config: &Config) -> ControllerOptions {
+    ControllerOptions { node_name: node_name(), lease_ttl: config.etcd.lease_ttl.0, stores: vec![config.public_url()] }
+}
+
+fn member(config: &Config, store: SharedStore, instance: String) -> Member {
+    let record = MemberRecord {
+        host: node_name().to_string(),
+        url: config.public_url(),
+        artifacts: config.artifacts_url().to_string(),
+        since: words::now(),
+    };
+    Member { store, keys: config.keys(), ttl: config.etcd.lease_ttl.0, instance, record }
+}
+
+/// Drives rollouts as long as no other coordinator excludes this one.
+async fn lead(member: Member, options: ControllerOptions, stop: CancellationToken) -> Result<(), ServeError> {
+    let session = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        joined = member.join(&stop) => joined?,
+    };
+    let leading = controller::run(member.store.clone(), member.keys.clone(), options, stop.clone());
+    tokio::try_join!(async { leading.await.map_err(ServeError::from) }, async {
+        member.stay(session, &stop).await.map_err(ServeError::from)
+    })?;
+    Ok(())
 }
 
 /// A download holds a connection and a file.
@@ -192,12 +227,26 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(&mut self, config: &Config, store: SharedStore, artifacts: ArtifactServer, listeners: Listeners, stop: &CancellationToken) {
-        let fleets = observe::fleets(store.clone(), config.keys(), stop.clone());
+    fn start(&mut self, config: &Config, member: Member, artifacts: ArtifactServer, listeners: Listeners, stop: &CancellationToken) {
+        let fleets = observe::fleets(member.store.clone(), config.keys(), stop.clone());
+        let sweeper = Sweeper {
+            store: member.store.clone(),
+            keys: config.keys(),
+            artifacts: artifacts.clone(),
+            keep: config.artifacts.keep,
+            fleets: fleets.clone(),
+            host: node_name().to_string(),
+            pid: std::process::id(),
+        };
         let page = StatusPage::new(fleets, config.keys(), Some(artifacts.clone()));
         let secure = artifacts.router().merge(for_operators(page.clone().router()));
-        let leading = controller::run(store, config.keys(), controller_options(config), stop.clone());
-        self.tasks.spawn(async move { ("controller", leading.await.map_err(ServeError::from)) });
+        let leading = lead(member, controller_options(config), stop.clone());
+        self.tasks.spawn(async move { ("controller", leading.await) });
+        let stopped = stop.clone();
+        self.tasks.spawn(async move {
+            sweeper.run(stopped).await;
+            ("sweeper", Ok(()))
+        });
         self.listen("artifact listener", listeners.artifacts, Some(listeners.tls), secure, stop);
         self.listen("status listener", listeners.status, None, page.router(), stop);
     }

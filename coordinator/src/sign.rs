@@ -1,8 +1,7 @@
 //! Signing keys in minisign's format: made, read and used.
 
 use std::fmt;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
@@ -177,9 +176,7 @@ pub fn generate(path: &Path, protection: &Protection) -> Result<String, SignErro
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), SignError> {
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|source| SignError::Write { path: path.into(), source })
+    crate::new_file::write(path, text, mode).map_err(|source| SignError::Write { path: path.into(), source })
 }
 
 #[cfg(test)]

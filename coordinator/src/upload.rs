@@ -142,7 +142,8 @@ impl Uploader {
         let begun = *most;
         let place = format!("{url}/uploads/{}", artifact.digest);
         let mut offset = self.offset(url, &place).await?;
-        while offset < artifact.size {
+        loop {
+            // Where every byte is there and nothing is kept, this part is empty: the store compares and keeps what it has.
             let part = read_part(file, offset, artifact.size).await.map_err(Trouble::Final)?;
             let next = offset + part.len() as u64;
             let request =
@@ -154,7 +155,8 @@ impl Uploader {
                     progress(artifact.size);
                     return Ok(Uploaded::Sent);
                 }
-                StatusCode::NO_CONTENT => offset = next,
+                StatusCode::NO_CONTENT if next < artifact.size => offset = next,
+                StatusCode::NO_CONTENT => break,
                 // A conflict too: somebody else sends the same artifact, or a reply was lost. The next pass asks how much is there.
                 _ => return Err(Trouble::from_response(url, response, advanced).await),
             }
@@ -213,11 +215,11 @@ impl Trouble {
         let status = response.status();
         let text = response.text().await.unwrap_or_default().trim().chars().take(300).collect();
         let error = UploadError::Refused { url: url.into(), status, text };
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::CONFLICT)
-        {
-            Self::Passing { error, advanced }
-        } else {
-            Self::Final(error)
+        match status {
+            // The store was too slow, or this machine was: a laptop that slept in the middle of a part.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Self::Passing { error, advanced },
+            StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => Self::Passing { error, advanced },
+            _ => Self::Final(error),
         }
     }
 }
@@ -230,7 +232,7 @@ async fn read_part(path: &Path, offset: u64, size: u64) -> Result<Vec<u8>, Uploa
     let fail = |source| UploadError::Read { path: path.into(), source };
     let mut file = tokio::fs::File::open(path).await.map_err(fail)?;
     file.seek(SeekFrom::Start(offset)).await.map_err(fail)?;
-    let wanted = usize::try_from((size - offset).min(PART_BYTES)).unwrap_or(usize::MAX);
+    let wanted = usize::try_from(size.saturating_sub(offset).min(PART_BYTES)).unwrap_or(usize::MAX);
     let mut part = vec![0; wanted];
     file.read_exact(&mut part).await.map_err(fail)?;
     Ok(part)

@@ -19,8 +19,10 @@ use coord_proto::store::Entry;
 use coord_proto::store::mirror::Mirror;
 use serde::Serialize;
 
+mod drift;
 pub mod facts;
 
+pub use drift::{Drift, drift};
 pub use facts::{ManifestFacts, TaskFacts};
 
 /// Everything below one prefix, as of one revision.
@@ -80,7 +82,7 @@ pub struct App {
     /// Revision of the wish's last put; 0 when there is none.
     pub wish_revision: Revision,
     pub releases: BTreeMap<ReleaseId, ReleaseRecord>,
-    /// Of the sequence numbers that matter: rolled out, stable, running or wanted somewhere.
+    /// Of the sequence numbers that matter (rolled out, stable, running or wanted somewhere), or of all in a [`Fleet::whole`].
     pub manifests: BTreeMap<Seq, ManifestFacts>,
     pub tasks: Vec<TaskRecord>,
     pub head: Option<Head>,
@@ -93,6 +95,21 @@ pub struct App {
 impl Fleet {
     /// The fleet in a mirror of the whole key space.
     pub fn from_mirror(mirror: &Mirror, keys: &KeySpace) -> Self {
+        let (mut fleet, manifests) = Self::fold(mirror, keys);
+        let wanted: BTreeMap<AppName, BTreeSet<Seq>> = fleet.apps.keys().map(|app| (app.clone(), fleet.seqs_that_matter(app))).collect();
+        fleet.take_manifests(manifests.into_iter().filter(|(app, seq, _)| wanted.get(app).is_some_and(|seqs| seqs.contains(seq))));
+        fleet
+    }
+
+    /// The same with every manifest that is stored.
+    pub fn whole(mirror: &Mirror, keys: &KeySpace) -> Self {
+        let (mut fleet, manifests) = Self::fold(mirror, keys);
+        fleet.take_manifests(manifests.into_iter());
+        fleet
+    }
+
+    /// Everything but the manifests, which are large.
+    fn fold<'a>(mirror: &'a Mirror, keys: &KeySpace) -> (Self, Vec<(AppName, Seq, &'a Entry)>) {
         let mut fleet = Self { revision: mirror.revision, fresh: mirror.fresh, restored: mirror.restored, ..Self::default() };
         let mut manifests = Vec::new();
         for entry in mirror.entries.values() {
@@ -102,8 +119,7 @@ impl Fleet {
                 None => {}
             }
         }
-        fleet.take_manifests(&manifests);
-        fleet
+        (fleet, manifests)
     }
 
     /// One server's part of one app.
@@ -139,8 +155,8 @@ impl Fleet {
                 slot.unreadable |= status.is_none();
                 slot.status = status;
             }
-            // Signatures are the servers' business, the audit trail is read where it is shown.
-            Key::Event(_) | Key::Manifest(..) | Key::ManifestSignature(..) => {}
+            // Signatures are the servers' business, members the coordinators'; the audit trail is read where it is shown.
+            Key::Event(_) | Key::Member(_) | Key::Manifest(..) | Key::ManifestSignature(..) => {}
             of_app => self.take_app(of_app, entry),
         }
     }
@@ -188,14 +204,10 @@ impl Fleet {
         result.map_err(|e| self.problems.push(Problem { key: entry.key.clone(), error: chain::inline(&e) })).ok()
     }
 
-    fn take_manifests(&mut self, manifests: &[(AppName, Seq, &Entry)]) {
-        let wanted: BTreeMap<AppName, BTreeSet<Seq>> = self.apps.keys().map(|app| (app.clone(), self.seqs_that_matter(app))).collect();
+    fn take_manifests<'a>(&mut self, manifests: impl Iterator<Item = (AppName, Seq, &'a Entry)>) {
         for (app, seq, entry) in manifests {
-            if !wanted.get(app).is_some_and(|seqs| seqs.contains(seq)) {
-                continue;
-            }
             match ManifestFacts::unverified(&entry.value) {
-                Ok(facts) => drop(self.apps.entry(app.clone()).or_default().manifests.insert(*seq, facts)),
+                Ok(facts) => drop(self.apps.entry(app).or_default().manifests.insert(seq, facts)),
                 Err(e) => self.problems.push(Problem { key: entry.key.clone(), error: chain::inline(&e) }),
             }
         }

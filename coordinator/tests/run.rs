@@ -1,6 +1,6 @@
 //! The coordinator as a process, with its own etcd: one box.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,8 +19,12 @@ struct Coordinator {
     _dir: tempfile::TempDir,
 }
 
+/// Kept from others for as long as this test's process lives.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+    let port = coordinator::ports::free();
+    let address = port.address();
+    std::mem::forget(port);
+    address
 }
 
 fn configure(dir: &Path, status: SocketAddr) -> std::path::PathBuf {

@@ -18,6 +18,19 @@ pub struct LeaderRecord {
 }
 record!(LeaderRecord, "leader record", 1);
 
+/// `coordinator/members/<instance>`: lease-bound. A coordinator that runs, whether it leads or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    pub host: String,
+    /// Base URL of its artifact store.
+    pub url: String,
+    /// Where its artifacts are: `file://…` is its own, `s3://…` may be shared.
+    pub artifacts: String,
+    /// Unix seconds by its own clock, for people.
+    pub since: i64,
+}
+record!(MemberRecord, "coordinator's record", 1);
+
 /// `coordinator/stores`: base URLs of the artifact stores. Not trusted: the digest is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoresRecord {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::AppName;
+use crate::ids::{AppName, Nonce};
 use crate::record::record;
 use crate::rollout::Actor;
 
@@ -16,3 +16,11 @@ pub struct AuditEvent {
     pub by: Actor,
 }
 record!(AuditEvent, "audit event", 1);
+
+impl AuditEvent {
+    /// A new id: sorted by time, then by the order within one transaction; unique by chance.
+    pub fn id(&self, index: usize) -> String {
+        let nonce = Nonce::random();
+        format!("{:012}-{index:02}-{}", self.by.at.max(0), nonce.as_str().get(..8).unwrap_or_default())
+    }
+}

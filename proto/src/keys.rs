@@ -36,6 +36,8 @@ pub enum Key {
     Status(NodeName, AppName),
     Leader,
     Stores,
+    /// By its instance.
+    Member(String),
     Event(String),
 }
 
@@ -81,6 +83,7 @@ impl KeySpace {
             Key::Status(node, app) => format!("{p}/status/{node}/{app}"),
             Key::Leader => format!("{p}/coordinator/leader"),
             Key::Stores => format!("{p}/coordinator/stores"),
+            Key::Member(instance) => format!("{p}/coordinator/members/{instance}"),
             Key::Event(id) => format!("{p}/events/{id}"),
         }
     }
@@ -98,6 +101,7 @@ impl KeySpace {
             ["status", node, app] => Key::Status(node.parse().ok()?, app.parse().ok()?),
             ["coordinator", "leader"] => Key::Leader,
             ["coordinator", "stores"] => Key::Stores,
+            ["coordinator", "members", instance] => Key::Member((*instance).to_owned()),
             ["events", id] => Key::Event((*id).to_owned()),
             _ => return None,
         };
@@ -147,6 +151,10 @@ impl KeySpace {
     /// What all servers report.
     pub fn all_status(&self) -> String {
         format!("{}/status/", self.prefix)
+    }
+    /// All coordinators that run.
+    pub fn members(&self) -> String {
+        format!("{}/coordinator/members/", self.prefix)
     }
     /// The audit trail.
     pub fn events(&self) -> String {
@@ -207,6 +215,7 @@ mod tests {
             Key::Status(node, app),
             Key::Leader,
             Key::Stores,
+            Key::Member("0a1b".into()),
             Key::Event("x".into()),
         ]
     }

@@ -19,10 +19,15 @@ pub struct Selector {
     pub all: Labels,
 }
 
+/// Has a server with `labels` every pair that is wanted? Nothing wanted means every server.
+pub fn matches(wanted: &Labels, labels: &Labels) -> bool {
+    wanted.iter().all(|(k, v)| labels.get(k) == Some(v))
+}
+
 impl Selector {
     /// Does a server with these labels belong to the selection?
     pub fn matches(&self, labels: &Labels) -> bool {
-        let has = |wanted: &Labels| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
+        let has = |wanted: &Labels| matches(wanted, labels);
         has(&self.all) && (self.any.is_empty() || self.any.iter().any(has))
     }
 }

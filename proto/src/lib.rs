@@ -16,6 +16,7 @@
 
 pub mod archive;
 pub mod chain;
+pub mod clock;
 pub mod coordinator;
 pub mod desired;
 pub mod event;

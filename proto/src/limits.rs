@@ -26,6 +26,10 @@ pub const LOG_TAIL_BYTES_MAX: usize = 4 * 1024;
 pub const HOOKS_MAX: usize = 32;
 /// Hook deadline where a manifest names none.
 pub const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
+/// Shortest timeout or interval in a manifest.
+pub const DURATION_MIN: Duration = Duration::from_millis(100);
+/// Longest timeout or interval in a manifest.
+pub const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Audit events live this long.
 pub const EVENT_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Shortest lease that an agent or coordinator may ask for: below it, a scheduling delay looks like death.

@@ -118,12 +118,13 @@ pub enum Step {
 }
 
 /// Does what runs there work?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HealthState {
     Healthy,
     Unhealthy,
     /// Not probed yet.
+    #[default]
     Unproven,
     #[serde(other)]
     Unknown,
@@ -146,6 +147,7 @@ pub struct Failure {
     /// Did the server return to the release that was healthy there?
     #[serde(default)]
     pub fell_back: bool,
+    /// How often it failed like this for the same generation.
     pub attempt: u64,
 }
 
@@ -172,6 +174,8 @@ pub enum FailureCode {
     MigrationFailed,
     MigrationUnknown,
     Unhealthy,
+    /// The store (etcd) did not answer.
+    Store,
     Io,
     #[serde(other)]
     Unknown,
@@ -180,6 +184,9 @@ pub enum FailureCode {
 impl FailureCode {
     /// Will waiting help, so that the agent tries again by itself?
     pub fn transient(self) -> bool {
-        matches!(self, Self::Download | Self::ManifestMissing | Self::SharedFileMissing | Self::DiskFull | Self::InodesExhausted)
+        matches!(
+            self,
+            Self::Store | Self::Download | Self::ManifestMissing | Self::SharedFileMissing | Self::DiskFull | Self::InodesExhausted
+        )
     }
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 use crate::ports::{self, Port};
+use crate::wait::until;
 
 /// A member starts in one to three seconds on an idle machine.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(60);
@@ -64,6 +65,12 @@ impl Drop for Member {
 
 fn pid(process: &Child) -> Pid {
     Pid::from_raw(i32::try_from(process.id()).expect("process ids are small"))
+}
+
+/// Is the thread stopped by a signal (proc_pid_stat(5): the state follows the name in parentheses)? One that has ended is.
+fn is_stopped(task: &Path) -> bool {
+    let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
 }
 
 /// The program: `COORD_TEST_ETCD`, else `etcd` in PATH.
@@ -138,9 +145,11 @@ impl Etcd {
         self.members[member].end(Signal::SIGTERM);
     }
 
-    /// SIGSTOP: its sockets stay open and say nothing.
+    /// SIGSTOP: its sockets stay open and say nothing. Returns when every thread stands still: one that runs may still answer.
     pub fn freeze(&self, member: usize) {
         self.members[member].signal(Signal::SIGSTOP);
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid(member)));
+        until("etcd stands still", || Ok(std::fs::read_dir(&tasks)?.flatten().all(|task| is_stopped(&task.path())))).expect("frozen");
     }
 
     /// SIGCONT.

@@ -57,6 +57,9 @@ pub struct Fleet {
     store: EtcdStore,
     runtime: Runtime,
     ports: CoordinatorPorts,
+    more_ports: Vec<CoordinatorPorts>,
+    /// At the end of coordinator.toml.
+    coordinator_more: String,
     database_url: String,
     mounts: Vec<Tmpfs>,
     dir: TempDir,
@@ -65,6 +68,12 @@ pub struct Fleet {
 struct CoordinatorPorts {
     artifacts: Port,
     status: Port,
+}
+
+impl CoordinatorPorts {
+    fn free() -> Self {
+        Self { artifacts: ports::free(), status: ports::free() }
+    }
 }
 
 /// One server.
@@ -109,10 +118,22 @@ impl Fleet {
         let etcd = runtime.block_on(Etcd::start(dir.path()));
         // The store's connection needs the runtime that it lives in.
         let store = runtime.block_on(async { etcd.store() });
-        let ports = CoordinatorPorts { artifacts: ports::free(), status: ports::free() };
+        let ports = CoordinatorPorts::free();
         let database_url = database_url(dir.path());
-        let (nodes, mounts) = (BTreeMap::new(), Vec::new());
-        let fleet = Self { nodes, coordinator: None, etcd, store, runtime, ports, database_url, mounts, dir };
+        let (more_ports, coordinator_more) = (Vec::new(), String::new());
+        let fleet = Self {
+            nodes: BTreeMap::new(),
+            coordinator: None,
+            etcd,
+            store,
+            runtime,
+            ports,
+            more_ports,
+            coordinator_more,
+            database_url,
+            mounts: Vec::new(),
+            dir,
+        };
         fleet.write_operator_files()?;
         Ok(fleet)
     }
@@ -154,6 +175,11 @@ impl Fleet {
     /// Starts etcd again after it was killed, and waits until it answers.
     pub fn restart_etcd(&mut self) {
         self.runtime.block_on(self.etcd.restart(0));
+    }
+
+    /// More tables for coordinator.toml, from its next start on.
+    pub fn configure_coordinator(&mut self, tables: &str) {
+        self.coordinator_more = tables.to_owned();
     }
 
     /// Starts the coordinator and waits until it leads.
@@ -361,6 +387,14 @@ impl Fleet {
     pub fn log_of(&self, name: &str) -> String {
         let tail = self.agent(name).map(Process::log_tail).unwrap_or_default();
         format!("the log of {name} ends:\n{tail}")
+    }
+
+    /// All that a server's agent ever logged.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn whole_log_of(&self, name: &str) -> Result<String> {
+        Ok(fs::read_to_string(self.nodes[name].dir.join("log"))?)
     }
 
     fn wait_present(&self, name: &str) -> Result<()> {

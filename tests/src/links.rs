@@ -1,6 +1,5 @@
 //! `current` of every server, watched as the web server in front of the application sees it.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +14,8 @@ use crate::fleet::Fleet;
 #[derive(Debug)]
 pub struct Links {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<BTreeSet<Option<String>>>,
+    /// Of each server what was seen, in order, without repetitions.
+    thread: JoinHandle<Vec<Vec<Option<String>>>>,
 }
 
 impl Links {
@@ -25,9 +25,14 @@ impl Links {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut seen = BTreeSet::new();
+            let mut seen: Vec<Vec<Option<String>>> = vec![Vec::new(); links.len()];
             while !stopped.load(Ordering::Relaxed) {
-                seen.extend(links.iter().map(|link| std::fs::read_link(link).ok().map(|p| p.display().to_string())));
+                for (link, seen) in links.iter().zip(&mut seen) {
+                    let now = std::fs::read_link(link).ok().map(|p| p.display().to_string());
+                    if seen.last() != Some(&now) {
+                        seen.push(now);
+                    }
+                }
                 thread::sleep(Duration::from_millis(1));
             }
             seen
@@ -44,8 +49,12 @@ impl Links {
         let seen = self.thread.join().ok().context("the watching thread panicked")?;
         let old = before.last().map(|release| format!("releases/{release}"));
         let new = Some(format!("releases/{release}"));
-        let strange: Vec<_> = seen.iter().filter(|link| **link != old && **link != new).collect();
-        ensure!(strange.is_empty(), "seen beside {old:?} and {new:?}: {strange:?}");
+        for links in seen {
+            // Where nothing ran before, there is no link at first, and never again after it was there.
+            let there = if old.is_none() { links.strip_prefix(&[None]).unwrap_or(&links) } else { &links };
+            let strange = there.iter().any(|link| link.is_none() || *link != old && *link != new);
+            ensure!(!strange, "seen beside {old:?} and {new:?}: {links:?}");
+        }
         Ok(())
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! PostgreSQL refuses to run as root; a root test runs it as the user `postgres` that its package brings.
 
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User, chown};
 use tempfile::TempDir;
 
+use crate::ports::{self, Port};
 use crate::wait::until;
 
 /// Who PostgreSQL runs as when the test is root.
@@ -22,7 +22,7 @@ const ROLE: &str = "postgres";
 /// A running PostgreSQL; dropped, it is stopped and its data is gone.
 pub struct Postgres {
     server: Child,
-    port: u16,
+    port: Port,
     programs: PathBuf,
     // Last: removed after the server has ended.
     _dir: TempDir,
@@ -44,9 +44,9 @@ impl Postgres {
         let mut initdb = command(&programs.join("initdb"), account.as_ref());
         initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--no-locale"]).arg("--username").arg(ROLE).arg("--pgdata").arg(&data);
         succeeded(&mut initdb)?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = ports::free();
         let mut postgres = command(&programs.join("postgres"), account.as_ref());
-        postgres.arg("-D").arg(&data).arg("-p").arg(port.to_string()).arg("-k").arg(dir.path());
+        postgres.arg("-D").arg(&data).arg("-p").arg(port.number.to_string()).arg("-k").arg(dir.path());
         // Not synced: what a test's database must survive is the test, not a power cut.
         postgres.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=200"]);
         let log = std::fs::File::create(dir.path().join("postgres.log"))?;
@@ -58,7 +58,7 @@ impl Postgres {
 
     /// What an application is told, for its database `name`.
     pub fn url(&self, name: &str) -> String {
-        format!("postgresql://{ROLE}@127.0.0.1:{}/{name}", self.port)
+        format!("postgresql://{ROLE}@127.0.0.1:{}/{name}", self.port.number)
     }
 
     /// Makes an empty database, and says how to reach it.

@@ -68,8 +68,7 @@ fn a_current_that_is_a_directory_is_left_alone_and_told() -> Result<()> {
     fs::create_dir_all(&current)?;
     fs::write(current.join("precious"), "by hand")?;
     fleet.add_nodes(&[NODE])?;
-    let said = fleet.publish(tree.path(), "one", &[])?;
-    ensure!([4, 5].contains(&said.code), "{said:?}");
+    let said = fleet.publish(tree.path(), "one", &[])?.expect_code(5)?;
     ensure!(said.says("not a symlink") && said.says("current"), "{said:?}");
     ensure!(fs::read_to_string(current.join("precious"))? == "by hand");
     Ok(())
@@ -89,8 +88,7 @@ fn what_a_stranger_signed_is_refused_by_the_server() -> Result<()> {
     let (fleet, tree) = one_server_on_release_one()?;
     let key = fleet.dir().join("stranger.key");
     sign::generate(&key, &Protection::None)?;
-    let said = fleet.publish(tree.path(), "two", &["--key", &key.display().to_string()])?;
-    ensure!([4, 5].contains(&said.code), "{said:?}");
+    let said = fleet.publish(tree.path(), "two", &["--key", &key.display().to_string()])?.expect_code(5)?;
     ensure!(said.says("no trusted key signed"), "{said:?}");
     expect_untouched(&fleet)
 }
@@ -101,7 +99,7 @@ fn with_etcd_away_the_agent_starts_and_the_application_runs() -> Result<()> {
     fleet.etcd().kill(0);
     fleet.crash_agent(NODE)?;
     fleet.start_agent(NODE)?;
-    until("the agent says that it is up", || Ok(fleet.log_of(NODE).matches("is up").count() >= 2))?;
+    until("the agent says that it is up", || Ok(fleet.whole_log_of(NODE)?.matches("is up").count() >= 2))?;
     expect_untouched(&fleet)?;
     fleet.restart_etcd();
     // Present again, and able to work.

@@ -27,7 +27,7 @@ fn every_reading_command_tells_of_a_release_in_words_and_in_json() -> Result<()>
         (&["release", "list"], "mootube  one      1    good, stable  1        ", "/0/stable", true.into()),
         (&["release", "show", "mootube", "one"], "sequence     1 (floor 0)", "/manifest/release", "one".into()),
         (&["rollout", "status", "mootube"], "1      web-1   done     one   running one", "/state/phase", "succeeded".into()),
-        (&["node", "list"], "web-1   present  role=web  0.1.0  -          mootube", "/web-1/info/labels/role", "web".into()),
+        (&["node", "list"], "web-1   present  role=web  0.1.0  ", "/web-1/info/labels/role", "web".into()),
         (&["node", "show", "web-1"], "mootube      runs one, healthy; running one (floor ", "/present", true.into()),
         (&["migration", "show", "mootube", "one"], "before: succeeded (attempt 1 on web-1, ", "/0/holder", "web-1".into()),
     ];

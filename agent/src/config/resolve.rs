@@ -152,7 +152,8 @@ fn is_encrypted(text: &str) -> Result<bool, String> {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// What is sent to this address cannot leave the machine.
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),

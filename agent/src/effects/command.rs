@@ -16,6 +16,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use coord_proto::ids::Nonce;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -173,9 +175,7 @@ fn spawn(program: &str, spec: &CommandSpec, mark: &Nonce) -> io::Result<(Child, 
     let mut command = Command::new(path);
     command.args(&spec.argv[1..]).current_dir(&spec.cwd).env_clear().envs(&spec.env).env(tree::MARK, mark.as_str());
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0).kill_on_drop(true);
-    if let Some(user) = &spec.user {
-        become_user(&mut command, user.clone());
-    }
+    prepare_child(&mut command, spec.user.clone());
     let child = command.spawn()?;
     // The command holds the pipe's other end: dropped here, so that the reader sees the end.
     drop(command);
@@ -188,19 +188,25 @@ fn find_in_path(program: &str, env: &BTreeMap<String, String>) -> PathBuf {
     std::env::split_paths(path).map(|dir| dir.join(program)).find(|p| p.is_file()).unwrap_or_else(|| program.into())
 }
 
-/// The standard library can set user and group, but drops all supplementary groups, so it is done here in one place.
+/// The standard library can set user and group, but drops all supplementary groups, so it is done here in one place. And
+/// the command must not outlive an agent that dies without a word: started again, it would run the same hook beside it.
+/// The kernel sends the signal when the thread that forked ends, which is the one that runs the loop.
 #[allow(unsafe_code)]
-fn become_user(command: &mut Command, user: UserIds) {
-    let groups: Vec<Gid> = user.groups.into_iter().map(Gid::from_raw).collect();
-    let switch = move || {
-        setgroups(&groups)?;
-        setgid(Gid::from_raw(user.gid))?;
-        setuid(Uid::from_raw(user.uid))?;
+fn prepare_child(command: &mut Command, user: Option<UserIds>) {
+    let user = user.map(|u| (Gid::from_raw(u.gid), Uid::from_raw(u.uid), u.groups.into_iter().map(Gid::from_raw).collect::<Vec<_>>()));
+    let prepare = move || {
+        if let Some((group, user, groups)) = &user {
+            setgroups(groups)?;
+            setgid(*group)?;
+            setuid(*user)?;
+        }
+        // Last: becoming another user clears it (PR_SET_PDEATHSIG(2const)).
+        set_pdeathsig(Signal::SIGKILL)?;
         Ok(())
     };
-    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes three
+    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes four
     // system calls on values prepared before the fork, and neither allocates nor locks.
-    unsafe { command.pre_exec(switch) };
+    unsafe { command.pre_exec(prepare) };
 }
 
 /// A command on its way.

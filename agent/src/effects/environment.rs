@@ -28,7 +28,7 @@ pub struct HookContext {
     pub rollout: Option<RolloutId>,
     /// `COORD_PHASE`: a hook's phase, a run-once task's name, or `health`.
     pub phase: String,
-    /// 1 for the first start.
+    /// Of a run-once task: which start it is. Hooks are repeated after a crash without being counted: 1.
     pub attempt: u32,
     /// Of a run-once task's claim.
     pub fence: Option<Revision>,
@@ -220,6 +220,21 @@ mod tests {
         assert_eq!(built.vars["APP_ENV"], "prod");
         let known = |k: &String| k.starts_with("COORD_") || ["APP_ENV", "HOME", "LANG", "PATH"].contains(&k.as_str());
         assert!(built.vars.keys().all(known), "{:?}", built.vars.keys());
+        let expected = [
+            ("APP", "a"),
+            ("ATTEMPT", "1"),
+            ("CURRENT_PATH", "/srv/a/current"),
+            ("FENCE", "7"),
+            ("NODE", "n"),
+            ("PHASE", "prepare"),
+            ("PREVIOUS_RELEASE", ""),
+            ("RELEASE", "r1"),
+            ("RELEASE_PATH", "/srv/a/releases/r1"),
+            ("ROLLOUT", ""),
+            ("SHARED_PATH", "/srv/a/shared"),
+        ];
+        let found: Vec<_> = built.vars.iter().filter_map(|(k, v)| Some((k.strip_prefix("COORD_")?, v.as_str()))).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -9,10 +9,11 @@ use coord_proto::manifest::Artifact;
 use rand::Rng;
 use reqwest::redirect;
 use tokio::task::JoinHandle;
-use url::{Host, Url};
+use url::Url;
 
 use super::pieces::{Piece, PieceSender};
 use super::verify::Verifier;
+use crate::config::is_loopback;
 use crate::durable::DurableError;
 
 mod sources;
@@ -99,7 +100,7 @@ impl Fetcher {
     }
 
     /// Sends every piece of `artifact` to `out`, verified and in order, then [`Piece::End`]. Stores are tried in the order of `bases`
-    /// (`GET <base>/<digest>`); one that sends wrong bytes is not asked again.
+    /// (`GET <base>/artifacts/<digest>`); one that sends wrong bytes is not asked again.
     ///
     /// # Errors
     /// No store gave the signed bytes, or pieces cannot be kept in `parts`. Pieces verified so far wait there for the next try.
@@ -215,13 +216,7 @@ fn build(options: &FetchOptions) -> Result<reqwest::Client, reqwest::Error> {
 
 /// TLS everywhere; plain HTTP only where it cannot leave the machine.
 fn allowed(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && loopback)
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
 }
 
 /// Was the piece before this one right?

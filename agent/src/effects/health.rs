@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{self, CommandOutcome, CommandSpec};
-use super::environment::{self, HookContext};
+use super::environment::HookContext;
 use super::hook;
 use crate::config::AppPlace;
 use crate::layout::AppDir;
@@ -97,13 +97,13 @@ fn client(url: &str) -> reqwest::Result<reqwest::Client> {
 /// The command has the deadline itself: a dropped future would leave its children behind.
 async fn ask_command(check: &Health, left: Duration, context: &HookContext, place: &AppPlace, logs: &Path) -> Result<(), Answer> {
     let bad = |e: &(dyn std::error::Error + 'static)| Answer::Bad(inline(e));
-    let environment = environment::build(context).map_err(|e| bad(&e))?;
+    let (environment, user) = hook::surroundings(context.clone(), None, place.clone()).await.map_err(|e| bad(&e))?;
     let spec = CommandSpec {
         argv: check.command.clone(),
         cwd: AppDir::new(context.app_dir.clone()).release(&context.release),
         env: environment.vars,
         redact: environment.secrets,
-        user: hook::user_ids(None, place).map_err(|e| bad(&e))?,
+        user,
         deadline: left,
         log_file: logs.join(format!("{}.health.log", context.release)),
         cancel: CancellationToken::new(),

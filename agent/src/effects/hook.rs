@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use coord_proto::labels::Labels;
+use coord_proto::labels::{Labels, matches};
 use coord_proto::limits::HOOK_LOG_BYTES_MAX;
 use coord_proto::manifest::{Hook, HookPhase, Manifest};
 use coord_proto::migration::Phase;
@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Group, User, geteuid, getgrouplist};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{CommandEnd, CommandError, CommandOutcome, CommandSpec, UserIds, run_leaving_daemons};
-use super::environment::{self, EnvironmentError, HookContext};
+use super::environment::{self, EnvironmentError, HookContext, HookEnvironment};
 use crate::config::AppPlace;
 use crate::layout::AppDir;
 use crate::systemd::{UnitError, Units};
@@ -27,6 +27,8 @@ pub struct HookRun<'a> {
     pub units: &'a dyn Units,
     /// Directory of the captured output.
     pub logs: &'a Path,
+    /// Ends a command that runs: TERM, and KILL after a grace.
+    pub cancel: &'a CancellationToken,
 }
 
 /// Why a phase did not end well.
@@ -34,6 +36,8 @@ pub struct HookRun<'a> {
 pub enum HookError {
     #[error("the {phase} hook `{command}` {how}")]
     Ended { phase: &'static str, command: String, how: String, timed_out: bool, log_tail: String },
+    #[error("the {phase} hook was told to end")]
+    Cancelled { phase: &'static str },
     #[error("the {phase} hook names the unit `{unit}`, which agent.toml does not allow for this app")]
     UnitNotAllowed { phase: &'static str, unit: String },
     #[error("a hook wants to run as `{user}`, which agent.toml does not allow for this app")]
@@ -80,7 +84,7 @@ impl HookError {
 /// The first unit or user that is not allowed, or does not exist.
 pub fn check_allowed(manifest: &Manifest, labels: &Labels, place: &AppPlace) -> Result<(), HookError> {
     let hooks = manifest.hooks.phases().flat_map(|(phase, hooks)| hooks.iter().map(move |h| (phase, h)));
-    for (phase, hook) in hooks.filter(|(_, h)| meant_for(&h.when, labels)) {
+    for (phase, hook) in hooks.filter(|(_, h)| matches(&h.when, labels)) {
         for unit in &hook.units {
             if !place.allows_unit(unit) {
                 return Err(HookError::UnitNotAllowed { phase: phase.name(), unit: unit.clone() });
@@ -89,12 +93,8 @@ pub fn check_allowed(manifest: &Manifest, labels: &Labels, place: &AppPlace) -> 
         user_ids(hook.user.as_deref(), place)?;
     }
     let tasks = [Phase::Before, Phase::After].into_iter().flat_map(|phase| manifest.once_tasks(phase));
-    let mut tasks = tasks.filter(|t| meant_for(&t.on, labels));
+    let mut tasks = tasks.filter(|t| matches(&t.on, labels));
     tasks.try_for_each(|task| user_ids(task.user.as_deref(), place).map(|_| ()))
-}
-
-fn meant_for(when: &Labels, labels: &Labels) -> bool {
-    when.iter().all(|(k, v)| labels.get(k) == Some(v))
 }
 
 /// Whom a command runs as: what the manifest names, if the configuration allows it, else the app's user.
@@ -128,13 +128,29 @@ pub fn user_ids(wanted: Option<&str>, place: &AppPlace) -> Result<Option<UserIds
     Ok(Some(UserIds { uid: user.uid.as_raw(), gid: gid.as_raw(), groups: groups.into_iter().map(Gid::as_raw).collect() }))
 }
 
+/// The environment of a command, and whom it runs as. Users are looked up where they may be far away (nsswitch.conf(5)):
+/// not on the thread of the loop.
+///
+/// # Errors
+/// The env file cannot be used, or the user is not allowed or not there.
+pub async fn surroundings(
+    context: HookContext,
+    wanted: Option<String>,
+    place: AppPlace,
+) -> Result<(HookEnvironment, Option<UserIds>), HookError> {
+    // HOME is the home of whoever runs it.
+    let context = HookContext { user: wanted.clone().or(context.user), ..context };
+    let look = move || Ok((environment::build(&context)?, user_ids(wanted.as_deref(), &place)?));
+    tokio::task::spawn_blocking(look).await.expect("looking up does not panic")
+}
+
 /// Runs what is meant for this server.
 ///
 /// # Errors
 /// The first hook that did not end with 0.
 pub async fn run_phase(run: HookRun<'_>) -> Result<(), HookError> {
     for (index, hook) in run.manifest.hooks.of(run.phase).iter().enumerate() {
-        if !meant_for(&hook.when, run.labels) {
+        if !matches(&hook.when, run.labels) {
             continue;
         }
         if hook.units.is_empty() { run_command(&run, index, hook).await? } else { act_on_units(&run, hook).await? }
@@ -143,18 +159,16 @@ pub async fn run_phase(run: HookRun<'_>) -> Result<(), HookError> {
 }
 
 async fn run_command(run: &HookRun<'_>, index: usize, hook: &Hook) -> Result<(), HookError> {
-    // HOME is the home of whoever runs it.
-    let context = HookContext { user: hook.user.clone().or_else(|| run.context.user.clone()), ..run.context.clone() };
-    let environment = environment::build(&context)?;
+    let (environment, user) = surroundings(run.context.clone(), hook.user.clone(), run.place.clone()).await?;
     let spec = CommandSpec {
         argv: hook.command.clone(),
         cwd: AppDir::new(run.context.app_dir.clone()).release(&run.manifest.release),
         env: environment.vars,
         redact: environment.secrets,
-        user: user_ids(hook.user.as_deref(), run.place)?,
+        user,
         deadline: hook.deadline(),
         log_file: run.logs.join(format!("{}.{}.{index}.log", run.manifest.release, run.phase.name())),
-        cancel: CancellationToken::new(),
+        cancel: run.cancel.clone(),
     };
     let CommandEnd { outcome, log_tail, printed } = run_leaving_daemons(spec).await?;
     let how = match outcome {
@@ -162,7 +176,7 @@ async fn run_command(run: &HookRun<'_>, index: usize, hook: &Hook) -> Result<(),
         CommandOutcome::Exited(code) => format!("ended with status {code}"),
         CommandOutcome::Signaled(signal) => format!("was ended by signal {signal}"),
         CommandOutcome::TimedOut => format!("did not end within {} and was killed", humantime::format_duration(hook.deadline())),
-        CommandOutcome::Cancelled => "was cancelled".into(),
+        CommandOutcome::Cancelled => return Err(HookError::Cancelled { phase: run.phase.name() }),
     };
     let how = if printed > HOOK_LOG_BYTES_MAX as u64 { format!("{how} after printing {printed} bytes") } else { how };
     let timed_out = outcome == CommandOutcome::TimedOut;

@@ -1,12 +1,12 @@
 //! Removes old releases: chosen by a pure function, removed slowly, never on the critical path.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use coord_proto::ids::ReleaseId;
 
-use crate::durable::DurableError;
-use crate::layout::facts::Outcome;
+use crate::durable::{DurableError, remove_tree};
+use crate::journal::{ReleaseFacts, ReleaseOutcome};
 use crate::layout::{AppDir, LayoutError};
 
 /// A release on disk, as pruning sees it. Sorted by age.
@@ -15,21 +15,20 @@ pub struct Kept {
     pub release: ReleaseId,
     /// Unix seconds; releases of other tools count as oldest.
     pub created: i64,
-    pub outcome: Outcome,
+    pub outcome: ReleaseOutcome,
 }
 
-/// The releases on disk with what is known of them.
+/// The releases on disk with what the journal knows of them.
 ///
 /// # Errors
-/// `releases/` or a record cannot be read.
-pub fn survey(dir: &AppDir) -> Result<Vec<Kept>, LayoutError> {
+/// `releases/` cannot be read.
+pub fn survey(dir: &AppDir, known: &BTreeMap<ReleaseId, ReleaseFacts>) -> Result<Vec<Kept>, LayoutError> {
     let look = |release: ReleaseId| {
-        let facts = dir.facts(&release)?;
         // Whatever another tool left has served: it counts as good, and as older than anything of ours.
-        let (created, outcome) = facts.map_or((0, Outcome::Good), |f| (f.created, f.outcome));
-        Ok(Kept { release, created, outcome })
+        let (created, outcome) = known.get(&release).map_or((0, ReleaseOutcome::Good), |f| (f.created, f.outcome));
+        Kept { release, created, outcome }
     };
-    dir.list_releases()?.into_iter().map(look).collect()
+    Ok(dir.list_releases()?.into_iter().map(look).collect())
 }
 
 /// Which releases go: all but the newest `keep` good ones and the protected ones (current, run, stage, stable, last healthy, journaled).
@@ -40,11 +39,11 @@ pub fn choose(releases: &[Kept], keep: usize, protected: &BTreeSet<ReleaseId>) -
     newest_first.sort_by(|a, b| (b.created, &b.release).cmp(&(a.created, &a.release)));
     let (mut good, mut other) = (0, 0);
     let mut stays = |r: &Kept| match r.outcome {
-        Outcome::Good => {
+        ReleaseOutcome::Good => {
             good += 1;
             good <= keep
         }
-        Outcome::Untried | Outcome::Failed => {
+        ReleaseOutcome::Staged | ReleaseOutcome::Failed => {
             other += 1;
             good == 0 && other <= keep
         }
@@ -64,10 +63,29 @@ pub fn remove(dir: &AppDir, release: &ReleaseId) -> Result<(), PruneError> {
         return Err(PruneError::Current { release: release.clone() });
     }
     let (from, trash) = (dir.release(release), dir.trash(release));
+    // A removal that failed before left it in the way.
+    remove_tree(&trash).map_err(LayoutError::from)?;
     fs::rename(&from, &trash).map_err(DurableError::on("set aside", &from)).map_err(LayoutError::from)?;
-    dir.forget_facts(release)?;
-    fs::remove_dir_all(&trash).map_err(DurableError::on("remove", &trash)).map_err(LayoutError::from)?;
-    Ok(())
+    dir.remove_proof(release)?;
+    Ok(remove_tree(&trash).map_err(LayoutError::from)?)
+}
+
+/// Surveys, chooses and removes. What is gone, also in part, and why what should have gone stays: one bad release does not
+/// keep the others.
+pub fn prune(
+    dir: &AppDir,
+    known: &BTreeMap<ReleaseId, ReleaseFacts>,
+    keep: usize,
+    protected: &BTreeSet<ReleaseId>,
+) -> (Vec<ReleaseId>, Vec<PruneError>) {
+    let releases = match survey(dir, known) {
+        Ok(releases) => releases,
+        Err(e) => return (vec![], vec![e.into()]),
+    };
+    let chosen = choose(&releases, keep, protected);
+    let problems = chosen.iter().filter_map(|release| remove(dir, release).err()).collect();
+    let gone = chosen.into_iter().filter(|release| dir.release(release).symlink_metadata().is_err()).collect();
+    (gone, problems)
 }
 
 /// Why a release was not removed.

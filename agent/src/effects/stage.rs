@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!  shared files there? ─ room? ─ download ▶ verify ▶ unpack into releases/.staging-<id>
-//!    ─ link shared paths ─ facts ─ one syncfs ─ rename to releases/<id> ─ fsync releases/
+//!    ─ link shared paths ─ proof ─ one syncfs ─ rename to releases/<id> ─ fsync releases/
 //! ```
 //!
 //! A crash anywhere leaves a hidden directory that the next try or the next start removes. A release that has its name is complete.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,8 +21,7 @@ use super::pieces::{self, PieceReader};
 use super::preflight::{self, PreflightError};
 use super::unpack::{UnpackError, unpack};
 use super::verify::{part_file, remove_other_parts};
-use crate::durable::{DurableError, remove_if_there, rename_durably, sync_filesystem};
-use crate::layout::facts::Facts;
+use crate::durable::{DurableError, ensure_dir_durably, remove_if_there, remove_tree, rename_durably, sync_filesystem};
 use crate::layout::{AppDir, LayoutError};
 
 mod lock;
@@ -35,7 +33,7 @@ pub struct StageRequest<'a> {
     pub dir: &'a AppDir,
     pub manifest: &'a Manifest,
     pub fetcher: &'a Fetcher,
-    /// Tried in this order: `GET <base>/<digest>`.
+    /// Tried in this order: `GET <base>/artifacts/<digest>`.
     pub bases: Vec<String>,
     pub ownership: Ownership,
     /// Where verified pieces wait for a resume; of this app alone.
@@ -217,32 +215,22 @@ impl Plan {
         if self.is_complete()? {
             return Ok(Prepared::Complete);
         }
-        fs::create_dir_all(&self.parts).map_err(DurableError::on("create", &self.parts))?;
+        ensure_dir_durably(&self.parts)?;
         remove_other_parts(&self.parts, &self.manifest.artifact.digest)?;
         remove_tree(&self.tree)?;
         preflight::check(&self.dir.releases(), &self.manifest.artifact)?;
         Ok(Prepared::Ready)
     }
 
-    /// A release got its name last, and its facts just before that: name and facts together prove that it is ours and complete.
+    /// A release got its name last, and its proof just before that: name and proof together say that it is ours and complete.
     fn is_complete(&self) -> Result<bool, StageError> {
         let (release, digest) = (&self.manifest.release, &self.manifest.artifact.digest);
+        if self.dir.is_complete(release, digest)? {
+            return Ok(true);
+        }
         let path = self.dir.release(release);
-        match fs::symlink_metadata(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(DurableError::on("look at", &path)(e).into()),
-            Ok(_) => {}
-        }
-        match self.dir.facts(release)?.filter(|facts| facts.digest == *digest) {
-            None => Err(StageError::Occupied { release: release.clone(), path }),
-            Some(facts) => {
-                // A later manifest may name an older release: its sequence number is the one that counts now.
-                if facts.seq < self.manifest.seq {
-                    self.dir.record_facts(&Facts { seq: self.manifest.seq, ..facts })?;
-                }
-                Ok(true)
-            }
-        }
+        // Whatever has the name and no proof is not ours to replace.
+        if path.symlink_metadata().is_ok() { Err(StageError::Occupied { release: release.clone(), path }) } else { Ok(false) }
     }
 
     fn unpack(&self, compressed: PieceReader) -> Result<(), UnpackError> {
@@ -255,7 +243,7 @@ impl Plan {
         link(&self.dir, &self.tree, &self.manifest, self.ownership)?;
         let open_to_all = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&self.tree, open_to_all).map_err(DurableError::on("set the mode of", &self.tree))?;
-        self.dir.record_facts(&Facts::of(&self.manifest))?;
+        self.dir.prove(&self.manifest.release, &self.manifest.artifact.digest)?;
         sync_filesystem(&self.tree)?;
         Ok(rename_durably(&self.tree, &self.dir.release(&self.manifest.release))?)
     }
@@ -265,13 +253,6 @@ impl Plan {
         if let Err(error) = remove_tree(&self.tree) {
             tracing::warn!(error = coord_proto::chain::inline(&error), "a half-unpacked release stays for now");
         }
-    }
-}
-
-fn remove_tree(path: &Path) -> Result<(), DurableError> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DurableError::on("remove", path)(e)),
-        _ => Ok(()),
     }
 }
 

@@ -27,12 +27,12 @@ impl SwitchError {
     }
 }
 
-/// Points `current` at a complete release, durably, and says which one it pointed to before. May be repeated.
+/// Points `current` at a complete release, durably. May be repeated.
 ///
 /// # Errors
 /// The release is not there, or `current` is not a link into `releases/`: nothing was changed.
-pub fn switch(dir: &AppDir, release: &ReleaseId) -> Result<Option<ReleaseId>, SwitchError> {
-    let previous = dir.current()?;
+pub fn switch(dir: &AppDir, release: &ReleaseId) -> Result<(), SwitchError> {
+    dir.current()?;
     let path = dir.release(release);
     match std::fs::symlink_metadata(&path) {
         Ok(m) if m.is_dir() => {}
@@ -40,8 +40,7 @@ pub fn switch(dir: &AppDir, release: &ReleaseId) -> Result<Option<ReleaseId>, Sw
         _ => return Err(SwitchError::NotStaged { release: release.clone() }),
     }
     // Also when it points there already: the text may be absolute, or not yet durable.
-    replace_symlink(&AppDir::current_target(release), &dir.current_link()).map_err(LayoutError::from)?;
-    Ok(previous)
+    Ok(replace_symlink(&AppDir::current_target(release), &dir.current_link()).map_err(LayoutError::from)?)
 }
 
 #[cfg(test)]

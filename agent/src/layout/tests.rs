@@ -3,7 +3,6 @@ use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
-use super::facts::{Facts, Outcome};
 use super::*;
 
 fn app() -> (TempDir, AppDir) {
@@ -15,16 +14,6 @@ fn app() -> (TempDir, AppDir) {
 
 fn id(text: &str) -> ReleaseId {
     text.parse().expect("a release id")
-}
-
-fn facts(release: &str) -> Facts {
-    Facts {
-        seq: coord_proto::ids::Seq(3),
-        release: id(release),
-        digest: coord_proto::ids::Digest::of(b"x"),
-        created: 7,
-        outcome: Outcome::Untried,
-    }
 }
 
 #[test]
@@ -89,24 +78,48 @@ fn the_sweep_removes_what_a_crash_left_and_nothing_else() {
     for name in ["1", ".staging-3", ".trash-4", ".keep"] {
         fs::create_dir_all(dir.releases().join(name).join("sub")).expect("made");
     }
-    dir.record_facts(&facts("1")).expect("recorded");
-    dir.record_facts(&facts("3")).expect("recorded");
-    dir.sweep().expect("swept");
+    dir.prove(&id("1"), &Digest::of(b"x")).expect("written");
+    dir.prove(&id("3"), &Digest::of(b"x")).expect("written");
+    assert!(dir.sweep().is_empty());
     let mut left: Vec<_> = fs::read_dir(dir.releases()).expect("listed").map(|e| e.expect("entry").file_name()).collect();
     left.sort();
     assert_eq!(left, [".keep", "1"]);
-    assert!(dir.facts(&id("1")).expect("read").is_some());
-    assert_eq!(dir.facts(&id("3")).expect("read"), None);
+    assert!(dir.proof(&id("1")).expect("read").is_some());
+    assert_eq!(dir.proof(&id("3")).expect("read"), None);
 }
 
 #[test]
-fn facts_survive_and_outcomes_are_noted() {
+fn a_leftover_that_stays_is_told_and_the_others_go() {
     let (_temp, dir) = app();
-    dir.record_facts(&facts("1")).expect("recorded");
-    dir.record_outcome(&id("1"), Outcome::Good).expect("noted");
-    assert_eq!(dir.facts(&id("1")).expect("read"), Some(Facts { outcome: Outcome::Good, ..facts("1") }));
-    dir.record_outcome(&id("adopted"), Outcome::Good).expect("nothing to note");
-    assert_eq!(dir.facts(&id("adopted")).expect("read"), None);
-    fs::write(dir.facts_dir().join("1.json"), "{torn").expect("written");
-    assert_eq!(dir.facts(&id("1")).expect("read"), None, "what cannot be understood is not ours");
+    // Root may remove anything but a proof that is a directory.
+    fs::create_dir_all(dir.proofs().join("7.json/in the way")).expect("made");
+    fs::create_dir_all(dir.releases().join(".trash-4/sub")).expect("made");
+    dir.prove(&id("3"), &Digest::of(b"x")).expect("written");
+    let problems: Vec<String> = dir.sweep().iter().map(ToString::to_string).collect();
+    assert!(problems.len() == 1 && problems[0].contains("7.json"), "{problems:?}");
+    assert!(!dir.trash(&id("4")).exists());
+    assert_eq!(dir.proof(&id("3")).expect("read"), None);
+}
+
+#[test]
+fn a_release_is_complete_with_its_name_and_its_proof() {
+    let (_temp, dir) = app();
+    let (release, digest) = (id("1"), Digest::of(b"x"));
+    let complete = || dir.is_complete(&release, &digest).expect("looked");
+    dir.prove(&release, &digest).expect("written");
+    assert!(!complete(), "no directory");
+    fs::create_dir(dir.release(&release)).expect("made");
+    assert!(complete());
+    assert!(!dir.is_complete(&release, &Digest::of(b"y")).expect("looked"), "another artifact");
+    fs::write(dir.proofs().join("1.json"), "{torn").expect("written");
+    assert!(!complete(), "what cannot be understood proves nothing");
+}
+
+#[test]
+fn a_current_that_points_elsewhere_is_refused_before_anything_is_made() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let dir = AppDir::new(temp.path().to_owned());
+    symlink("/opt/app/v1", dir.current_link()).expect("linked");
+    assert!(matches!(dir.ensure_directories(), Err(LayoutError::CurrentElsewhere { .. })));
+    assert!(!dir.releases().exists());
 }

@@ -1,18 +1,20 @@
 //! Artifacts in an S3-compatible bucket; the coordinator passes the bytes on.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use coord_proto::chain::inline;
 use coord_proto::ids::Digest;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Location;
-use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, WriteMultipart};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
 use tokio::io::AsyncReadExt;
 
 use super::{ArtifactError, Artifacts, ByteStream};
@@ -22,6 +24,11 @@ use crate::config::ArtifactsConfig;
 const PART_BYTES: usize = 16 * 1024 * 1024;
 /// Parts on their way at once.
 const PARTS_MAX: usize = 4;
+
+/// Its time is the bucket's own clock.
+const CLOCK: &str = "clock";
+/// After an artifact's name: an empty object whose time says when the artifact was touched. Large objects cannot be copied onto themselves.
+const TOUCHED: &str = ".touched";
 
 /// Artifacts in a bucket.
 #[derive(Debug, Clone)]
@@ -53,7 +60,39 @@ impl BucketArtifacts {
     }
 
     fn location(&self, digest: &Digest) -> Location {
-        Location::from(format!("{}/{digest}", self.prefix))
+        self.named(&digest.to_string())
+    }
+
+    fn named(&self, name: &str) -> Location {
+        Location::from(format!("{}/{name}", self.prefix))
+    }
+
+    fn touched(&self, digest: &Digest) -> Location {
+        self.named(&format!("{digest}{TOUCHED}"))
+    }
+
+    async fn ages_now(&self) -> Result<BTreeMap<Digest, Duration>, Error> {
+        let clock = self.named(CLOCK);
+        self.bucket.put(&clock, PutPayload::new()).await?;
+        let now = self.bucket.head(&clock).await?.last_modified;
+        let mut artifacts: BTreeMap<Digest, Duration> = BTreeMap::new();
+        let mut touched: BTreeMap<Digest, Duration> = BTreeMap::new();
+        let prefix = Location::from(self.prefix.as_str());
+        let mut objects = self.bucket.list(Some(&prefix));
+        while let Some(object) = objects.try_next().await? {
+            // Whatever is not named by a digest is not ours.
+            let name = object.location.filename().unwrap_or_default();
+            let age = (now - object.last_modified).to_std().unwrap_or_default();
+            match (name.parse(), name.strip_suffix(TOUCHED).map(str::parse)) {
+                (Ok(digest), _) => drop(artifacts.insert(digest, age)),
+                (_, Some(Ok(digest))) => drop(touched.insert(digest, age)),
+                _ => {}
+            }
+        }
+        for (digest, age) in &mut artifacts {
+            *age = touched.get(digest).copied().unwrap_or(*age).min(*age);
+        }
+        Ok(artifacts)
     }
 
     async fn copy(&self, digest: &Digest, file: &Path) -> Result<(), ArtifactError> {
@@ -61,18 +100,34 @@ impl BucketArtifacts {
         let mut source = tokio::fs::File::open(file).await.map_err(ArtifactError::file("opening", file))?;
         let upload = self.bucket.put_multipart(&self.location(digest)).await.map_err(failed)?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-        loop {
-            let mut part = BytesMut::with_capacity(PART_BYTES);
-            let mut window = (&mut source).take(PART_BYTES as u64);
-            while window.read_buf(&mut part).await.map_err(ArtifactError::file("reading", file))? > 0 {}
-            if part.is_empty() {
-                break;
+        if let Err(error) = send(&mut source, file, &mut parts, failed).await {
+            // Parts of an upload that nobody finishes are paid for until somebody removes them.
+            if let Err(e) = parts.abort().await {
+                tracing::warn!(%digest, error = %inline(&e), "the parts of a failed upload stay in the bucket; its lifecycle rule may remove them");
             }
-            parts.wait_for_capacity(PARTS_MAX).await.map_err(failed)?;
-            parts.put(part.freeze());
+            return Err(error);
         }
-        // The object appears only now, whole.
+        // The object appears only now, whole; a failed finish removes its parts by itself.
         parts.finish().await.map(drop).map_err(failed)
+    }
+}
+
+/// Sends a file in parts.
+async fn send(
+    source: &mut tokio::fs::File,
+    file: &Path,
+    parts: &mut WriteMultipart,
+    failed: impl Fn(Error) -> ArtifactError,
+) -> Result<(), ArtifactError> {
+    loop {
+        let mut part = BytesMut::with_capacity(PART_BYTES);
+        let mut window = (&mut *source).take(PART_BYTES as u64);
+        while window.read_buf(&mut part).await.map_err(ArtifactError::file("reading", file))? > 0 {}
+        if part.is_empty() {
+            return Ok(());
+        }
+        parts.wait_for_capacity(PARTS_MAX).await.map_err(&failed)?;
+        parts.put(part.freeze());
     }
 }
 
@@ -103,21 +158,27 @@ impl Artifacts for BucketArtifacts {
         tokio::fs::remove_file(file).await.map_err(ArtifactError::file("removing", file))
     }
 
-    async fn list(&self) -> Result<BTreeSet<Digest>, ArtifactError> {
-        let prefix = Location::from(self.prefix.as_str());
-        let named = self.bucket.list(Some(&prefix)).try_filter_map(|object| async move {
-            // Whatever is not named by a digest is not ours.
-            Ok(object.location.filename().and_then(|name| name.parse().ok()))
-        });
-        named.try_collect().await.map_err(|source| ArtifactError::Bucket { doing: "listing", digest: "the bucket".into(), source })
+    async fn ages(&self) -> Result<BTreeMap<Digest, Duration>, ArtifactError> {
+        self.ages_now().await.map_err(|source| ArtifactError::Bucket { doing: "listing", digest: "the bucket".into(), source })
+    }
+
+    async fn touch(&self, digest: &Digest) -> Result<(), ArtifactError> {
+        if self.size(digest).await?.is_none() {
+            return Ok(());
+        }
+        let touched = self.bucket.put(&self.touched(digest), PutPayload::new()).await;
+        touched.map(drop).map_err(|source| ArtifactError::Bucket { doing: "touching", digest: digest.to_string(), source })
     }
 
     async fn remove(&self, digest: &Digest) -> Result<u64, ArtifactError> {
         let size = self.size(digest).await?.unwrap_or(0);
-        match self.bucket.delete(&self.location(digest)).await {
-            Ok(()) | Err(Error::NotFound { .. }) => Ok(size),
-            Err(source) => Err(ArtifactError::Bucket { doing: "removing", digest: digest.to_string(), source }),
+        for location in [self.location(digest), self.touched(digest)] {
+            match self.bucket.delete(&location).await {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(source) => return Err(ArtifactError::Bucket { doing: "removing", digest: digest.to_string(), source }),
+            }
         }
+        Ok(size)
     }
 }
 

@@ -8,10 +8,12 @@
 //!                                                               201 kept, 204 go on, 409 wrong offset (the right one is told)
 //! ```
 //!
-//! 401 without a client certificate, 403 with one that may not, 413 too long, 422 another digest, 503 with Retry-After when
+//! 401 without a client certificate, 403 with one that may not, 408 broken off (it can go on), 413 too long, 422 another digest, 503 with Retry-After when
 //! too many ask at once. The digest is parsed before anything touches the disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +28,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::upload::{Arrival, At, UploadError, Uploads};
-use super::{ArtifactError, SharedArtifacts};
+use super::{ArtifactError, SharedArtifacts, Swept};
 use crate::pki::Role;
 use crate::web::tls::Peer;
 
@@ -38,6 +40,8 @@ pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 pub const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 /// Seconds after which a client that was turned away may come back.
 const RETRY_SECONDS: &str = "2";
+/// An artifact lies in the store before its manifest is signed and published, perhaps by somebody else: so long it is nobody's to remove.
+pub const UNNAMED_MIN: Duration = Duration::from_secs(24 * 3600);
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -57,6 +61,22 @@ impl ArtifactServer {
     /// Downloads that may still begin.
     pub fn downloads_free(&self) -> usize {
         self.downloads.available_permits()
+    }
+
+    /// Removes artifacts that are neither `named` nor young, and uploads that were given up.
+    ///
+    /// # Errors
+    /// The store's; what was removed until then stays removed.
+    pub async fn sweep(&self, named: &BTreeSet<Digest>) -> Result<Swept, ArtifactError> {
+        self.uploads.remove_stale().await?;
+        self.store.sweep(named, UNNAMED_MIN).await
+    }
+
+    /// Is it there already, for somebody who is about to publish it? Then its age begins again: no sweep takes it away meanwhile.
+    async fn held(&self, digest: &Digest) -> Result<bool, ArtifactError> {
+        // In this order: what was touched is not removed after it was seen.
+        self.store.touch(digest).await?;
+        Ok(self.store.size(digest).await?.is_some())
     }
 
     /// The routes. Requests carry a [`Peer`] extension, set by the TLS listener.
@@ -100,7 +120,8 @@ impl Refusal {
         match self {
             Self::NoCertificate => StatusCode::UNAUTHORIZED,
             Self::NotAllowed(_) => StatusCode::FORBIDDEN,
-            Self::Digest(_) | Self::Upload(UploadError::BrokenOff { .. }) => StatusCode::BAD_REQUEST,
+            Self::Digest(_) => StatusCode::BAD_REQUEST,
+            Self::Upload(UploadError::BrokenOff { .. }) => StatusCode::REQUEST_TIMEOUT,
             Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Header(CONTENT_LENGTH) => StatusCode::LENGTH_REQUIRED,
@@ -166,6 +187,9 @@ async fn download(
 ) -> Result<Response, Refusal> {
     permit(&peer, may_read)?;
     let digest: Digest = digest.parse()?;
+    if method == Method::HEAD && permit(&peer, may_write).is_ok() {
+        server.held(&digest).await?;
+    }
     let len = server.store.size(&digest).await?.ok_or_else(|| Refusal::Missing(digest.clone()))?;
     let etag = format!("\"{digest}\"");
     // If-Range with another ETag: the client holds parts of something else and wants all of this.
@@ -222,7 +246,7 @@ async fn put(
     let digest: Digest = digest.parse()?;
     let len = number(request.headers(), CONTENT_LENGTH)?.ok_or(Refusal::Header(CONTENT_LENGTH))?;
     server.check_size(len)?;
-    if server.store.size(&digest).await?.is_some() {
+    if server.held(&digest).await? {
         return Ok(StatusCode::OK.into_response());
     }
     server.append(&digest, At::Start, Some(len), request.into_body()).await
@@ -252,7 +276,7 @@ async fn resume(
     let at = number(request.headers(), UPLOAD_OFFSET)?.ok_or(Refusal::Header(UPLOAD_OFFSET))?;
     let total = number(request.headers(), UPLOAD_LENGTH)?;
     server.check_size(total.unwrap_or(at))?;
-    if server.store.size(&digest).await?.is_some() {
+    if server.held(&digest).await? {
         return Ok(StatusCode::OK.into_response());
     }
     server.append(&digest, At::Offset(at), total, request.into_body()).await

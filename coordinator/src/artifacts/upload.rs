@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use super::local::blocking;
 use super::{ArtifactError, SharedArtifacts};
 
-/// An upload that nobody went on with for this long is removed at start.
+/// An upload that nobody went on with for this long is removed, at start and with each sweep.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 /// Uploads at once.
 const UPLOADS_MAX: usize = 16;
@@ -101,6 +101,15 @@ impl Uploads {
         fs::create_dir_all(dir).map_err(ArtifactError::file("making the upload directory", dir))?;
         remove_stale(dir, SystemTime::now()).map_err(ArtifactError::file("sweeping", dir))?;
         Ok(Self { dir: dir.to_owned(), store, size_max, idle_max: IDLE_MAX, slots: Arc::default() })
+    }
+
+    /// Removes uploads that were given up.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a file not removed.
+    pub async fn remove_stale(&self) -> Result<(), ArtifactError> {
+        let dir = self.dir.clone();
+        blocking(move || remove_stale(&dir, SystemTime::now()).map_err(ArtifactError::file("sweeping", &dir))).await
     }
 
     /// Bytes that are there of an interrupted upload.
@@ -237,7 +246,7 @@ async fn write(
         store.keep(&claim.digest, &claim.part).await?;
         return Ok(Arrival::Complete);
     }
-    if expected.total == Some(partial.offset) {
+    if expected.total.is_some_and(|total| partial.offset >= total) {
         discard(&claim.part).await?;
         return Err(UploadError::Mismatch { expected: claim.digest.clone(), found });
     }

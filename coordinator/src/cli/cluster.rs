@@ -4,7 +4,7 @@
 //!  DIR/pki/              the authority (ca-key.pem stays here), the operator's certificate
 //!  DIR/release.key       signs releases
 //!  DIR/coordctl.toml     for the operator
-//!  DIR/coordinator/      becomes /etc/coord on the coordinator's host
+//!  DIR/coordinator/      becomes /etc/coord on the coordinator's host; with several, DIR/coordinator/HOST/ on each
 //!  DIR/etcd/HOST/pki/    for members of an etcd of one's own
 //!  DIR/nodes/NAME/       becomes /etc/coord on that server
 //! ```
@@ -17,6 +17,7 @@ use coord_proto::labels::Selector;
 
 use super::Done;
 use crate::cli_config::Context;
+use crate::config::ArtifactsUrl;
 use crate::exit::Exit;
 use crate::pki::{Authority, Role};
 use crate::sign::{self, Protection};
@@ -59,13 +60,16 @@ pub struct Init {
     #[arg(long, default_value = "production")]
     environment: Environment,
     /// Host name or address of a coordinator, as servers reach it; may be given several times
-    #[arg(long, required = true, value_name = "HOST")]
+    #[arg(long, required = true, value_name = "HOST", value_delimiter = ',')]
     coordinator: Vec<String>,
     /// A member of an etcd of your own; without it the coordinator runs one
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
     etcd: Vec<String>,
+    /// Where releases are kept: s3://BUCKET/PREFIX, which several coordinators need [default: a directory of the coordinator]
+    #[arg(long, value_name = "URL")]
+    artifacts: Option<ArtifactsUrl>,
     /// A server; may be given several times, and later with `cluster node`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     node: Vec<NodeName>,
     /// Labels of these servers: role=web,zone=a
     #[arg(long, default_value = "", value_name = "LABELS")]
@@ -98,6 +102,7 @@ impl Init {
             return Err(Failure::refused(format!("{} holds a fleet's files already; nothing was changed", self.dir.display()))
                 .hint("`coordctl cluster node DIR NAME` adds a server"));
         }
+        self.check()?;
         let protection = if self.no_password { Protection::None } else { Protection::Password(super::key::new_password()?) };
         let authority = Authority::create(&self.dir.join(PKI))?;
         authority.issue(&self.dir.join(PKI), OPERATOR, Role::Operator, &[])?;
@@ -118,29 +123,50 @@ impl Init {
         Ok(Exit::Done)
     }
 
+    /// Several coordinators share etcd and artifacts, or they are none.
+    fn check(&self) -> Result<(), Failure> {
+        if self.coordinator.len() < 2 {
+            return Ok(());
+        }
+        if self.etcd.is_empty() {
+            return Err(Failure::refused("several coordinators need an etcd that none of them runs; nothing was made")
+                .hint("name its members with --etcd HOST, or one --coordinator"));
+        }
+        if !self.artifacts.as_ref().is_some_and(ArtifactsUrl::shared) {
+            return Err(Failure::refused("several coordinators need one store for releases; nothing was made")
+                .hint("name a bucket with --artifacts s3://BUCKET/PREFIX, or one --coordinator"));
+        }
+        Ok(())
+    }
+
     fn endpoints(&self) -> Vec<String> {
         // A managed etcd is one member: it runs with the first coordinator.
         let hosts = if self.etcd.is_empty() { &self.coordinator[..1] } else { &self.etcd };
         hosts.iter().map(|host| format!("https://{host}:{ETCD_PORT}")).collect()
     }
 
+    /// The files of one coordinator.
+    fn home(&self, host: &str) -> PathBuf {
+        let home = self.dir.join("coordinator");
+        if self.coordinator.len() == 1 { home } else { home.join(host) }
+    }
+
     fn coordinator_files(&self, authority: &Authority) -> Result<(), Failure> {
-        let pki = self.dir.join("coordinator").join(PKI);
-        let mut names: Vec<&str> = self.coordinator.iter().map(String::as_str).collect();
-        names.extend(["localhost", "127.0.0.1"]);
-        authority.issue(&pki, "coordinator", Role::Coordinator, &names)?;
-        copy(authority.certificate(), &pki.join("ca.pem"))?;
         let endpoints = if self.etcd.is_empty() { Vec::new() } else { self.endpoints() };
-        write(&self.dir.join("coordinator/coordinator.toml"), &coordinator_toml(&self.coordinator[0], &endpoints))?;
+        for host in &self.coordinator {
+            let pki = self.home(host).join(PKI);
+            authority.issue(&pki, "coordinator", Role::Coordinator, &[host, "localhost", "127.0.0.1"])?;
+            copy(authority.certificate(), &pki.join("ca.pem"))?;
+            write(&self.home(host).join("coordinator.toml"), &coordinator_toml(host, &endpoints, self.artifacts.as_ref()))?;
+        }
         Ok(())
     }
 
     fn next(&self) -> String {
         let dir = self.dir.display();
-        let mut text = format!(
-            "made {dir}\n\nnext:\n  1. copy {dir}/coordinator/ to /etc/coord on {}, then there: systemctl enable --now coordinator\n",
-            self.coordinator.join(" and ")
-        );
+        let copies: Vec<String> =
+            self.coordinator.iter().map(|host| format!("{}/ to /etc/coord on {host}", self.home(host).display())).collect();
+        let mut text = format!("made {dir}\n\nnext:\n  1. copy {}, then there: systemctl enable --now coordinator\n", copies.join(" and "));
         text += &match self.node.as_slice() {
             [] => format!("  2. coordctl cluster node {dir} NAME, for each server\n"),
             _ => format!("  2. copy {dir}/nodes/NAME/ to /etc/coord on each server, then there: systemctl enable --now coord-agent\n"),

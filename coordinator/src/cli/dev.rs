@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Done;
 use crate::exit::Exit;
-use crate::ui::{Failure, Ui};
+use crate::ui::{Failure, Ui, words};
 
 mod children;
 mod files;
@@ -63,7 +63,9 @@ pub async fn run(command: Command, ui: Ui) -> Done {
         let _ = std::fs::remove_file(file);
     }
     let fleet = Fleet::prepare(&dir, up.nodes, &up.apps)?;
-    let mut children = Children::new(&dir.join("log"))?;
+    let own = std::env::current_exe()?;
+    let programs = own.parent().unwrap_or(Path::new("/"));
+    let mut children = Children::new(programs, &dir.join("log"))?;
     let done = up.keep(&fleet, &mut children, ui).await;
     ui.note("stopping");
     children.stop().await;
@@ -86,9 +88,11 @@ impl Up {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let work = async {
+            // Agents say since when they are there in whole seconds: the clock is read before the first of them starts.
+            let begun = words::now();
             start(fleet, children)?;
             ui.note(format!("starting {} servers in {}", fleet.nodes.len(), fleet.dir.display()));
-            ready::wait(fleet, children, READY_MAX).await?;
+            ready::wait(fleet, children, begun, READY_MAX).await?;
             if let Some(file) = &self.ready_file {
                 ready::announce(fleet, file)?;
             }
@@ -128,7 +132,7 @@ fn lock(dir: &Path) -> Result<Flock<std::fs::File>, Failure> {
 fn next(fleet: &Fleet) -> String {
     let names: Vec<&str> = fleet.nodes.iter().map(|node| node.name.as_str()).collect();
     format!(
-        "ready: {}\nstatus page: {}\nlogs: {}\n\nnext, in another terminal:\n  export COORDCTL_CONFIG={}\n  coordctl status\n  coordctl release publish ./app\n\nCtrl-C stops all.\n",
+        "ready: {}\nstatus page: {}\nlogs: {}\n\nnext, in another terminal:\n  export COORDCTL_CONFIG={}\n  coordctl status\n  coordctl release publish ./app\n\nCtrl-C stops these programs; what hooks started keeps running, and the fleet goes on from there at the next start.\n",
         names.join(", "),
         fleet.status_page(),
         fleet.dir.join("log").display(),

@@ -10,7 +10,6 @@ use coord_proto::store::{Outcome, StoreError, read_record};
 
 use super::{Done, Global, Session, actor};
 use crate::exit::Exit;
-use crate::publish::event_id;
 use crate::ui::{Failure, Format, Ui, words};
 use crate::view::Fleet;
 
@@ -179,7 +178,7 @@ async fn decide(session: &Session, task: &TaskId, how: How, message: Option<Stri
         let event = session.store.grant(EVENT_TTL).await.map_err(|e| session.store_failure(e))?;
         let audit =
             AuditEvent { app: Some(task.app.clone()), what: format!("{} of release {} {detail}", task.task, task.release), by: by.clone() };
-        let transaction = transaction.put_under(event, session.keys.key(&Key::Event(event_id(&by))), &audit);
+        let transaction = transaction.put_under(event, session.keys.key(&Key::Event(audit.id(0))), &audit);
         match session.store.commit(transaction).await {
             Ok(Outcome::Committed(_)) => {
                 session.ui.out(format!("{} of release {} is {detail}", task.task, task.release))?;

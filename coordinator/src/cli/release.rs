@@ -82,7 +82,9 @@ pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
 }
 
 async fn pack_to(dir: &Path, output: &Path, environment: Option<Environment>, format: Format, ui: Ui) -> Done {
-    let deploy = DeployFile::load(&application_of(dir), environment.as_ref())?;
+    let mut deploy = DeployFile::load(&application_of(dir), environment.as_ref())?;
+    // The archive of the last time is no part of the next one.
+    deploy.artifact.exclude.extend(pattern_of(output, &dir.join(&deploy.artifact.dir)));
     let scratch = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let artifact = packed(dir, &deploy, scratch, ui).await?.keep(output)?;
     match format {
@@ -90,6 +92,17 @@ async fn pack_to(dir: &Path, output: &Path, environment: Option<Environment>, fo
         Format::Text => ui.out(format!("{}  {}", artifact.digest, output.display()))?,
     }
     Ok(Exit::Done)
+}
+
+/// The gitignore pattern of a file that is there, as it is seen from a directory above it.
+fn pattern_of(file: &Path, above: &Path) -> Option<String> {
+    let (file, above) = (file.canonicalize().ok()?, above.canonicalize().ok()?);
+    let mut pattern = String::from("/");
+    for letter in file.strip_prefix(above).ok()?.to_str()?.chars() {
+        pattern.extend("\\*?[ ".contains(letter).then_some('\\'));
+        pattern.push(letter);
+    }
+    Some(pattern)
 }
 
 /// The directory with deploy.toml: the application itself, or for a prebuilt archive the current one.
@@ -102,9 +115,10 @@ async fn packed(source: &Path, deploy: &DeployFile, scratch: &Path, ui: Ui) -> R
     let (source, deploy, scratch) = (source.to_owned(), deploy.clone(), scratch.to_owned());
     let work = tokio::task::spawn_blocking(move || pack::pack(&source, &deploy, &scratch, ui));
     let packed = work.await?.map_err(|error| {
-        let refused = matches!(error, pack::PackError::Refused { .. });
-        let failure = Failure::from(error).exit(Exit::Refused);
-        if refused { failure.hint(format!("leave it out with `artifact.exclude` in {FILE_NAME}, or change it")) } else { failure }
+        let by_servers = matches!(error, pack::PackError::Refused { .. });
+        let exit = if error.refused() { Exit::Refused } else { Exit::Error };
+        let failure = Failure::from(error).exit(exit);
+        if by_servers { failure.hint(format!("leave it out with `artifact.exclude` in {FILE_NAME}, or change it")) } else { failure }
     })?;
     if !packed.withheld.is_empty() {
         let shown: Vec<&str> = packed.withheld.iter().map(String::as_str).take(5).collect();

@@ -8,8 +8,7 @@ use serde::Serialize;
 use super::{Done, Global};
 use crate::exit::Exit;
 use crate::ui::{Format, Table, Ui, words};
-use crate::view::{App, Fleet, Node, NodeApp, Problem};
-use crate::web::page::{Drift, drift};
+use crate::view::{App, Drift, Fleet, Node, NodeApp, Problem, drift};
 
 /// What to show.
 #[derive(Debug, clap::Args)]
@@ -136,10 +135,17 @@ impl ServerLine {
 }
 
 fn print(overview: &Overview, ui: Ui) -> std::io::Result<()> {
-    match &overview.leader {
-        Some(host) => ui.note(format!("coordinator: {host} leads")),
-        None => ui.note("coordinator: none leads; servers keep what they run, and nothing is rolled out"),
+    for problem in &overview.problems {
+        ui.note(format!("warning: {}: {}", problem.key, problem.error));
     }
+    ui.out(text(overview, words::now()))
+}
+
+fn text(overview: &Overview, now: i64) -> String {
+    let mut text = match &overview.leader {
+        Some(host) => format!("coordinator: {host} leads\n"),
+        None => "coordinator: none leads; servers keep what they run, and nothing is rolled out\n".to_owned(),
+    };
     for line in &overview.apps {
         let stable = line.stable.as_ref().map_or("none", |r| r.as_str());
         let rollout = match (&line.rollout, line.phase) {
@@ -147,16 +153,12 @@ fn print(overview: &Overview, ui: Ui) -> std::io::Result<()> {
             (Some(release), None) => format!("; rollout of {release}: waiting for the coordinator"),
             (None, _) => String::new(),
         };
-        ui.note(format!("{}: stable {stable}{rollout}", line.app));
-    }
-    for problem in &overview.problems {
-        ui.note(format!("warning: {}: {}", problem.key, problem.error));
+        text += &format!("{}: stable {stable}{rollout}\n", line.app);
     }
     if overview.servers.is_empty() {
-        ui.note("no server runs an app yet");
-        return Ok(());
+        return text + "no server runs an app yet\n";
     }
-    ui.out(table(overview, words::now()).render())
+    text + "\n" + &table(overview, now).render()
 }
 
 fn table(overview: &Overview, now: i64) -> Table {

@@ -1,7 +1,9 @@
 //! Values of `coordinator.toml` that are checked while they are parsed, so that the error has a line.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use coord_proto::limits::LEASE_TTL_MIN;
@@ -34,7 +36,28 @@ impl TryFrom<String> for ArtifactsUrl {
     }
 }
 
+impl fmt::Display for ArtifactsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(dir) => write!(f, "file://{}", dir.display()),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+impl FromStr for ArtifactsUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.to_owned().try_into()
+    }
+}
+
 impl ArtifactsUrl {
+    /// Can several coordinators keep their artifacts there?
+    pub fn shared(&self) -> bool {
+        matches!(self, Self::S3 { .. })
+    }
+
     /// The directory, where it is one.
     pub fn directory(&self) -> Option<&Path> {
         match self {

@@ -1,9 +1,10 @@
 //! The leader's part of the audit trail: what it did, under a lease, so that the trail cannot fill etcd.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+pub use coord_proto::clock::unix_now;
 use coord_proto::event::AuditEvent;
-use coord_proto::ids::{AppName, Nonce};
+use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::EVENT_TTL;
 use coord_proto::rollout::Actor;
@@ -54,14 +55,7 @@ impl Audit {
         let Some(lease) = lease else { return };
         for (index, what) in events.iter().enumerate() {
             let event = AuditEvent { app: Some(app.clone()), what: what.clone(), by: self.actor() };
-            // Ids sort by time, then by order within one pass.
-            let id = format!("{:012}-{index:02}-{}", event.by.at, &Nonce::random().as_str()[..8]);
-            *transaction = std::mem::take(transaction).put_under(lease, keys.key(&Key::Event(id)), &event);
+            *transaction = std::mem::take(transaction).put_under(lease, keys.key(&Key::Event(event.id(index))), &event);
         }
     }
-}
-
-/// Unix seconds, for what people read.
-pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs().try_into().unwrap_or(i64::MAX))
 }

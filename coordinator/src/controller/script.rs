@@ -1,6 +1,8 @@
 //! The transactions of one decision: each compares the spec and what it replaces; the guard is added where it is sent.
 
-use coord_proto::coordinator::StoresRecord;
+use std::collections::BTreeSet;
+
+use coord_proto::coordinator::{MemberRecord, StoresRecord};
 use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::RECORD_BYTES_MAX;
@@ -124,11 +126,61 @@ impl Writer<'_> {
     }
 }
 
-/// The base URLs of the artifact stores, if what is stored differs.
-pub fn publish_stores(keys: &KeySpace, mirror: &Mirror, urls: &[String]) -> Option<Transaction> {
+/// The base URLs of the artifact stores, this coordinator's and those of all that run beside it, if what is stored differs.
+pub fn publish_stores(keys: &KeySpace, mirror: &Mirror, own: &[String]) -> Option<Transaction> {
+    let members = mirror.entries.range(keys.members()..).take_while(|(key, _)| key.starts_with(&keys.members()));
+    // One with a directory of its own is about to be refused.
+    let shared = members.filter_map(|(_, entry)| entry.record::<MemberRecord>().ok()).filter(|m| m.artifacts.starts_with("s3://"));
+    let beside = shared.map(|member| member.url);
+    // Sorted: another leader writes the same.
+    let urls: BTreeSet<String> = own.iter().cloned().chain(beside.filter(|_| !own.is_empty())).collect();
+    let urls = Vec::from_iter(urls);
     let key = keys.key(&Key::Stores);
     let entry = mirror.entries.get(&key);
     let stored = entry.and_then(|e| e.record::<StoresRecord>().ok());
     let differs = !urls.is_empty() && stored.is_none_or(|s| s.urls != urls);
-    differs.then(|| Transaction::new().when(Compare::unchanged(key.clone(), entry)).put_record(key, &StoresRecord { urls: urls.to_vec() }))
+    differs.then(|| Transaction::new().when(Compare::unchanged(key.clone(), entry)).put_record(key, &StoresRecord { urls }))
+}
+
+#[cfg(test)]
+mod tests {
+    use coord_proto::ids::Revision;
+    use coord_proto::record::encode;
+    use coord_proto::store::{Entry, Write};
+
+    use super::*;
+
+    fn mirror(records: &[(Key, Vec<u8>)]) -> Mirror {
+        let entry = |(key, value): &(Key, Vec<u8>)| {
+            let key = KeySpace::default().key(key);
+            let entry = Entry { key: key.clone(), value: value.clone(), created: Revision(1), modified: Revision(1), lease: None };
+            (key, entry)
+        };
+        Mirror { entries: records.iter().map(entry).collect(), ..Mirror::default() }
+    }
+
+    fn member(instance: &str) -> (Key, Vec<u8>) {
+        let url = format!("https://{instance}");
+        let record = MemberRecord { host: instance.into(), url, artifacts: "s3://b/x".into(), since: 0 };
+        (Key::Member(instance.into()), encode(&record))
+    }
+
+    fn published(mirror: &Mirror, own: &[&str]) -> Option<Vec<String>> {
+        let own: Vec<String> = own.iter().map(|url| (*url).to_owned()).collect();
+        let writes = publish_stores(&KeySpace::default(), mirror, &own)?.writes;
+        let Some(Write::Put { value, .. }) = writes.into_iter().next() else { return None };
+        coord_proto::record::decode::<StoresRecord>(&value).ok().map(|record| record.urls)
+    }
+
+    #[test]
+    fn a_leader_publishes_the_stores_of_all_that_run() {
+        let both = mirror(&[member("c2"), member("c1")]);
+        assert_eq!(published(&both, &["https://c2"]), Some(vec!["https://c1".into(), "https://c2".into()]));
+        assert_eq!(published(&both, &[]), None, "what is published stays");
+        let stores = StoresRecord { urls: vec!["https://c1".into(), "https://c2".into()] };
+        let there = mirror(&[member("c1"), member("c2"), (Key::Stores, encode(&stores))]);
+        assert_eq!(published(&there, &["https://c1"]), None, "the next leader writes nothing else");
+        let alone = mirror(&[member("c1"), (Key::Stores, encode(&stores))]);
+        assert_eq!(published(&alone, &["https://c1"]), Some(vec!["https://c1".into()]), "the other one is gone");
+    }
 }

@@ -26,6 +26,21 @@ fn at(text: &str, start: usize) -> String {
     }
 }
 
+/// `line 3, etcd.quota`, or the key alone when the file does not hold it.
+pub fn of_key(text: &str, key: &str) -> String {
+    let (table, name) = key.split_once('.').unwrap_or(("", key));
+    let mut inside = table.is_empty();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.starts_with('[') {
+            inside = line.trim_matches(['[', ']']).trim() == table;
+        } else if inside && line.split('=').next().is_some_and(|k| k.trim() == name) {
+            return format!("line {}, `{key}`", index + 1);
+        }
+    }
+    format!("`{key}`")
+}
+
 /// The words between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)

@@ -1,7 +1,5 @@
 //! With the etcd of this machine, or with the one that `COORD_TEST_ETCD` names.
 
-use std::net::TcpListener;
-
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,8 +20,12 @@ struct Bench {
     running: JoinHandle<Result<(), ManagedEtcdError>>,
 }
 
+/// Kept from others for as long as this test's process lives.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port")
+    let port = crate::ports::free();
+    let address = port.address();
+    std::mem::forget(port);
+    address
 }
 
 fn etcd(dir: &Path) -> ManagedEtcd {

@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use coord_proto::coordinator::LeaderRecord;
@@ -72,11 +73,19 @@ async fn put(store: &dyn Store, key: Key, value: Vec<u8>) {
     assert!(store.commit(Transaction::new().put(keys().key(&key), value)).await.expect("commit").committed());
 }
 
+async fn spec(store: &dyn Store) -> RolloutSpec {
+    read_record(store, &keys().key(&Key::RolloutSpec(app()))).await.expect("read").expect("a spec").0
+}
+
 async fn end(store: &dyn Store, published: &Published, phase: RolloutPhase) {
+    end_spec(store, &published.spec, phase).await;
+}
+
+async fn end_spec(store: &dyn Store, spec: &RolloutSpec, phase: RolloutPhase) {
     let state = RolloutState {
-        id: published.spec.id.clone(),
-        seq: published.spec.seq,
-        release: published.spec.release.clone(),
+        id: spec.id.clone(),
+        seq: spec.seq,
+        release: spec.release.clone(),
         phase,
         targets: vec![],
         batch: 0,
@@ -242,9 +251,11 @@ async fn a_release_id_is_never_used_again() {
     assert_eq!(store.identity().await.expect("identity").revision, before);
 }
 
-/// Does something just before its first commit: what another publisher does between this one's look and its commit.
+/// Does something just before one of its commits: what another publisher does between this one's look and its commit.
 struct Interrupted {
     inner: MemoryStore,
+    /// Commits that go through before.
+    after: AtomicUsize,
     once: Mutex<Option<futures::future::BoxFuture<'static, ()>>>,
 }
 
@@ -260,9 +271,10 @@ impl Store for Interrupted {
         self.inner.watch(prefix, from).await
     }
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-        let first = self.once.lock().expect("no panic holds it").take();
-        if let Some(first) = first {
-            first.await;
+        let due = self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
+        let meanwhile = if due { self.once.lock().expect("no panic holds it").take() } else { None };
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
         }
         self.inner.commit(transaction).await
     }
@@ -281,7 +293,7 @@ impl Store for Interrupted {
 }
 
 fn interrupted(inner: &MemoryStore, what: impl Future<Output = ()> + Send + 'static) -> Interrupted {
-    Interrupted { inner: inner.clone(), once: Mutex::new(Some(Box::pin(what))) }
+    Interrupted { inner: inner.clone(), after: AtomicUsize::new(0), once: Mutex::new(Some(Box::pin(what))) }
 }
 
 #[tokio::test]
@@ -372,6 +384,22 @@ async fn a_lost_answer_is_settled_by_reading_back() {
     let listing = store.list(&keys().manifests(&app())).await.expect("list");
     assert_eq!(listing.entries.len(), 1, "and only once");
     assert_eq!(listing.entries[0].modified, published.at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_settled_also_when_somebody_else_has_published_since() {
+    let store = led().await;
+    store.drop_next_reply();
+    let other = store.another_client();
+    let alice = interrupted(&store, async move {
+        end_spec(&other, &spec(&other).await, RolloutPhase::Succeeded).await;
+        publish_as(&other, "bob", |_| ()).await.expect("bob publishes");
+    });
+    // Her transaction happens, its reply is lost, and bob comes before she asks again.
+    alice.after.store(1, Ordering::SeqCst);
+    let published = publish_as(&alice, "alice", |_| ()).await.expect("it happened");
+    assert_eq!(published.manifest.seq, Seq(1));
+    assert_eq!(spec(&store).await.by.user, "bob");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Records in words, the same on every screen.
 
+pub use coord_proto::clock::unix_now as now;
 use coord_proto::report::{HealthState, Step};
 use coord_proto::rollout::{Outcome, Verdict};
 use jiff::Timestamp;
@@ -62,17 +63,17 @@ pub fn time(unix_seconds: i64) -> String {
     Timestamp::from_second(unix_seconds).map_or_else(|_| "-".to_owned(), |at| at.to_string())
 }
 
-/// How long ago, in its largest unit: `3m ago`. The clocks of two machines are involved: it is a hint for people.
-pub fn ago(unix_seconds: i64, now: i64) -> String {
-    match (now - unix_seconds).max(0) {
-        s @ 0..=119 => format!("{s}s ago"),
-        s @ 120..=7199 => format!("{}m ago", s / 60),
-        s @ 7200..=172_799 => format!("{}h ago", s / 3600),
-        s => format!("{}d ago", s / 86400),
+/// The time between two, in its largest unit: `3m`. The clocks of two machines are involved: it is a hint for people.
+pub fn span(from: i64, to: i64) -> String {
+    match to.saturating_sub(from).max(0) {
+        s @ 0..=119 => format!("{s}s"),
+        s @ 120..=7199 => format!("{}m", s / 60),
+        s @ 7200..=172_799 => format!("{}h", s / 3600),
+        s => format!("{}d", s / 86400),
     }
 }
 
-/// Now, in Unix seconds.
-pub fn now() -> i64 {
-    Timestamp::now().as_second()
+/// How long ago: `3m ago`.
+pub fn ago(unix_seconds: i64, now: i64) -> String {
+    format!("{} ago", span(unix_seconds, now))
 }

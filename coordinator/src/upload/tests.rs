@@ -25,6 +25,10 @@ struct Bench {
 
 /// The real store behind a door that turns away the PATCH requests with the given numbers, counted from 1.
 async fn bench(turned_away: &'static [u32]) -> Bench {
+    bench_with(turned_away, StatusCode::SERVICE_UNAVAILABLE).await
+}
+
+async fn bench_with(turned_away: &'static [u32], with: StatusCode) -> Bench {
     let dir = tempfile::tempdir().expect("directory");
     let store: SharedArtifacts = Arc::new(LocalArtifacts::open(&dir.path().join("kept")).expect("store"));
     let uploads = Uploads::open(&dir.path().join("spool"), store.clone(), 1 << 30).expect("spool");
@@ -35,7 +39,7 @@ async fn bench(turned_away: &'static [u32]) -> Bench {
         async move {
             let patch = request.method() == Method::PATCH;
             if patch && turned_away.contains(&(count.fetch_add(1, Ordering::SeqCst) + 1)) {
-                return StatusCode::SERVICE_UNAVAILABLE.into_response();
+                return with.into_response();
             }
             next.run(request).await
         }
@@ -97,6 +101,38 @@ async fn a_broken_upload_goes_on_where_it_was() {
     let (artifact, path) = bench.artifact(PART_BYTES as usize * 3);
     assert_eq!(bench.send(&artifact, &path).await.expect("sent"), Uploaded::Sent);
     assert_eq!(bench.patches.load(Ordering::SeqCst), 5, "three parts and two refusals: no part twice");
+}
+
+#[tokio::test]
+async fn an_upload_that_broke_off_goes_on() {
+    let bench = bench_with(&[2], StatusCode::REQUEST_TIMEOUT).await;
+    let (artifact, path) = bench.artifact(PART_BYTES as usize * 2);
+    assert_eq!(bench.send(&artifact, &path).await.expect("sent"), Uploaded::Sent);
+    assert_eq!(bench.patches.load(Ordering::SeqCst), 3);
+}
+
+/// A coordinator that died between an upload's last byte and its keeping leaves such parts behind.
+#[tokio::test]
+async fn a_whole_part_that_was_not_kept_is_finished() {
+    let bench = bench(&[]).await;
+    let (artifact, path) = bench.artifact(100);
+    let part = bench.dir.path().join("spool").join(format!("{}.part", artifact.digest));
+    std::fs::copy(&path, &part).expect("part");
+    assert_eq!(bench.send(&artifact, &path).await.expect("sent"), Uploaded::Sent);
+    assert_eq!(bench.store.size(&artifact.digest).await.expect("store"), Some(artifact.size));
+    assert!(!part.exists());
+}
+
+#[tokio::test]
+async fn a_part_of_other_bytes_is_dropped_and_the_next_upload_begins_anew() {
+    let bench = bench(&[]).await;
+    let (artifact, path) = bench.artifact(100);
+    for len in [100, 101] {
+        std::fs::write(bench.dir.path().join("spool").join(format!("{}.part", artifact.digest)), vec![7; len]).expect("part");
+        let refused = bench.send(&artifact, &path).await.expect_err("refused");
+        assert!(matches!(refused, UploadError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, .. }), "{refused}");
+    }
+    assert_eq!(bench.send(&artifact, &path).await.expect("sent"), Uploaded::Sent);
 }
 
 #[tokio::test]

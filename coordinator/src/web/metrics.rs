@@ -7,8 +7,7 @@ use std::fmt::{self, Display, Write as _};
 use coord_proto::report::{HealthState, NodeInfo};
 use coord_proto::rollout::{Outcome, RolloutPhase};
 
-use crate::view::{App, Fleet};
-use crate::web::page::{Drift, drift};
+use crate::view::{App, Drift, Fleet, drift};
 
 /// The text; `downloads_free` where this process serves artifacts.
 pub fn text(fleet: Option<&Fleet>, downloads_free: Option<usize>) -> String {

@@ -19,8 +19,6 @@ mod app;
 mod html;
 mod row;
 
-pub(crate) use row::{Drift, drift};
-
 /// What the status page is made from.
 #[derive(Clone)]
 pub struct StatusPage {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::{BATCH_DEADLINE_MIN, ENTRIES_MAX, HOOKS_MAX, PIECE_BYTES, PIECES_MAX, ROLLOUT_WAIT_MAX, UNPACKED_BYTES_MAX};
 
 fn manifest() -> Manifest {
     Manifest::decode(include_bytes!("../../fixtures/manifest.v1.json")).expect("the fixture is a manifest")
@@ -47,6 +48,27 @@ fn every_number_has_a_limit() {
     assert!(after(|m| m.hooks.drain = vec![m.hooks.prepare[0].clone(); HOOKS_MAX + 1]).contains("hook count"));
 }
 
+/// A clock that is asked to add five hundred billion years ends the agent, and again at each start.
+#[test]
+fn every_duration_has_two_limits() {
+    for wrong in [Duration::ZERO, DURATION_MIN - Duration::from_nanos(1), DURATION_MAX + Duration::from_secs(1), Duration::MAX] {
+        assert!(after(|m| m.hooks.prepare[0].timeout = Some(wrong)).contains("hook timeout"), "{wrong:?}");
+        assert!(after(|m| m.health = Some(Health { interval: Some(wrong), ..Health::default() })).contains("health.interval"));
+        assert!(after(|m| m.health = Some(Health { timeout: Some(wrong), ..Health::default() })).contains("health.timeout"));
+        let once = Once {
+            command: vec!["x".into()],
+            when: Phase::Before,
+            timeout: Some(wrong),
+            user: None,
+            on: Labels::new(),
+            on_unknown: OnUnknown::Stop,
+        };
+        assert!(after(|m| _ = m.once.insert("tidy".parse().expect("a name"), once)).contains("run-once timeout"));
+    }
+    assert_eq!(after(|m| m.hooks.prepare[0].timeout = Some(DURATION_MIN)), "");
+    assert_eq!(after(|m| m.hooks.prepare[0].timeout = Some(DURATION_MAX)), "");
+}
+
 #[test]
 fn paths_stay_inside_the_release() {
     for bad in ["", "/etc", "../x", "a/../../x", "a//b", "a/", "./a", "a/.", "..", "a\0b"] {
@@ -80,6 +102,19 @@ fn hooks_are_a_command_or_units() {
     assert!(after(|m| m.hooks.prepare[0].command = vec![String::new()]).contains("names no program"));
     assert!(after(|m| m.hooks.prepare[0].command.push("a\0".into())).contains("NUL"));
     assert!(after(|m| m.once.values_mut().for_each(|once| once.command.clear())).contains("is empty"));
+}
+
+#[test]
+fn a_health_check_that_asks_nothing_is_refused_and_so_is_an_empty_migration() {
+    assert!(after(|m| m.health = Some(Health::default())).contains("exactly one of"), "it would be healthy at once");
+    let both = Health { http: Some("http://x".into()), tcp: Some("x:1".into()), ..Health::default() };
+    assert!(after(|m| m.health = Some(both)).contains("`http, tcp` needs exactly one of"));
+    assert_eq!(after(|m| m.health = None), "");
+    let emptied = after(|m| {
+        let migrate = m.migrate.as_mut().expect("the sample has one");
+        (migrate.command, migrate.after) = (vec![], None);
+    });
+    assert!(emptied.contains("neither a `command` nor an `after`"), "{emptied}");
 }
 
 #[test]

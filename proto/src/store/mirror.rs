@@ -28,6 +28,14 @@ pub struct Mirror {
     pub restored: bool,
 }
 
+impl From<Listing> for Mirror {
+    /// One read, as a fresh view.
+    fn from(listing: Listing) -> Self {
+        let entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        Self { entries, revision: listing.revision, fresh: true, ready: true, restored: false }
+    }
+}
+
 /// Keeps a mirror of `prefix` until `stop`; the receiver's sender goes then.
 ///
 /// A view that nobody holds is changed in place, else copied first: hold the [`Arc`] no longer than needed.

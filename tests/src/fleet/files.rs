@@ -7,25 +7,12 @@ use anyhow::Result;
 use coordinator::pki::Role;
 use coordinator::sign::{self, Protection};
 
-use super::{APP, ENVIRONMENT, Fleet, Node, OPERATOR};
+use super::{APP, CoordinatorPorts, ENVIRONMENT, Fleet, Node, OPERATOR};
 
 /// Of agents and coordinator. Short, so that a lost server is noticed soon; long enough for a busy machine.
 pub const LEASE_TTL: &str = "5s";
 
-/// Beside the coordinator's configuration: what a test adds to it.
-const MORE: &str = "more.toml";
-
 impl Fleet {
-    /// Adds whole tables to the coordinator's configuration; to be called before it is started.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn configure_coordinator(&self, tables: &str) -> Result<()> {
-        let dir = self.dir().join("coordinator");
-        fs::create_dir_all(&dir)?;
-        Ok(fs::write(dir.join(MORE), tables)?)
-    }
-
     /// Adds tables to the configuration of a server that is yet to be added, as a drop-in.
     ///
     /// # Errors
@@ -49,21 +36,36 @@ impl Fleet {
     }
 
     pub(super) fn write_coordinator_files(&self, dir: &Path) -> Result<PathBuf> {
+        self.write_coordinator(dir, &self.ports)
+    }
+
+    /// The configuration of another coordinator of this fleet.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn write_second_coordinator(&mut self, dir: &Path) -> Result<PathBuf> {
+        let ports = CoordinatorPorts::free();
+        let config = self.write_coordinator(dir, &ports)?;
+        self.more_ports.push(ports);
+        Ok(config)
+    }
+
+    fn write_coordinator(&self, dir: &Path, ports: &CoordinatorPorts) -> Result<PathBuf> {
         fs::create_dir_all(dir)?;
         let etcd = self.etcd_lines("coordinator", Role::Coordinator, LEASE_TTL);
         let pki = self.etcd.pki();
         let text = format!(
             "[etcd]\n{etcd}\n[http]\nlisten = \"127.0.0.1:{artifacts}\"\npublic_url = \"https://127.0.0.1:{artifacts}\"\n\
              status_listen = \"127.0.0.1:{status}\"\ncert = \"{pki}/coordinator.pem\"\nkey = \"{pki}/coordinator-key.pem\"\nca = \"{pki}/ca.pem\"\n\
-             \n[state]\ndir = \"{state}\"\n",
-            artifacts = self.ports.artifacts.number,
-            status = self.ports.status.number,
+             \n[state]\ndir = \"{state}\"\n\n{more}",
+            artifacts = ports.artifacts.number,
+            status = ports.status.number,
+            more = self.coordinator_more,
             pki = pki.display(),
             state = dir.join("state").display(),
         );
         let path = dir.join("coordinator.toml");
-        let more = fs::read_to_string(dir.join(MORE)).unwrap_or_default();
-        fs::write(&path, format!("{text}\n{more}"))?;
+        fs::write(&path, text)?;
         Ok(path)
     }
 

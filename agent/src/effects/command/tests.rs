@@ -87,6 +87,39 @@ async fn what_runs_only_while_a_lease_is_held_is_killed_without_a_grace() {
     }
 }
 
+/// As when the agent is killed: no destructor runs.
+#[test]
+fn a_command_does_not_outlive_the_thread_that_runs_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let (path, pid_file) = (dir.path().to_owned(), dir.path().join("pid"));
+    let agent = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut running = Box::pin(run(spec(&path, "echo $$ >pid.new; mv pid.new pid; exec sleep 600")));
+        let started = async {
+            while !path.join("pid").exists() {
+                sleep(LOOK).await;
+            }
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                ended = &mut running => panic!("{ended:?}"),
+                () = started => {}
+            }
+        });
+        std::mem::forget((running, runtime));
+    });
+    agent.join().expect("the agent's thread has ended");
+    let pid: i32 = std::fs::read_to_string(pid_file).expect("started").trim().parse().expect("a pid");
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    while alive(pid) {
+        if std::time::Instant::now() > until {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            panic!("the command outlived its agent");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 #[tokio::test]
 async fn a_hook_that_prints_a_lot_neither_blocks_nor_fills_the_disk() {
     let dir = tempfile::tempdir().expect("dir");

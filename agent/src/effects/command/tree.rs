@@ -1,7 +1,7 @@
 //! The processes of one command: found in /proc by parent, process group, session, and a mark in their environment.
 //!
 //! The mark finds what forked twice and left for another session; parent, group and session find what cleared its
-//! environment. A process that did both escapes here and is ended with the agent's control group. Deliberately absent:
+//! environment. A process that did both escapes. Deliberately absent:
 //! PR_SET_CHILD_SUBREAPER, which would make the agent the parent of every daemon that a hook starts.
 
 use std::collections::BTreeSet;

@@ -58,6 +58,7 @@ async fn run(dir: &Path, hooks: &str, units: &Asked) -> Result<(), HookError> {
         context: &context,
         units,
         logs: &logs,
+        cancel: &CancellationToken::new(),
     })
     .await
 }
@@ -70,6 +71,14 @@ async fn they_run_in_order_in_the_release_until_one_fails() {
     assert!(error.to_string().contains("status 4") && error.log_tail() == "no", "{error}");
     let log = std::fs::read_to_string(dir.path().join("log")).expect("log");
     assert!(log.trim_end().ends_with("releases/r") && !log.contains("third"), "{log}");
+}
+
+#[tokio::test]
+async fn a_hook_that_does_not_end_in_its_time_says_so() {
+    let dir = tempfile::tempdir().expect("dir");
+    let hooks = r#"{"restart":[{"command":["sh","-c","echo waiting; exec sleep 600"],"timeout":"300ms"}]}"#;
+    let error = run(dir.path(), hooks, &Asked::default()).await.expect_err("too slow");
+    assert_eq!((error.code(), error.log_tail()), (FailureCode::HookTimedOut, "waiting"), "{error}");
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use coord_proto::ids::{Digest, Seq};
 use proptest::prelude::*;
 
 use super::*;
-use crate::layout::facts::Facts;
 
 fn id(text: &str) -> ReleaseId {
     text.parse().expect("a release id")
@@ -14,9 +13,9 @@ fn id(text: &str) -> ReleaseId {
 fn releases(text: &str) -> Vec<Kept> {
     let one = |word: &str| {
         let outcome = match word.as_bytes()[0] {
-            b'g' => Outcome::Good,
-            b'f' => Outcome::Failed,
-            _ => Outcome::Untried,
+            b'g' => ReleaseOutcome::Good,
+            b'f' => ReleaseOutcome::Failed,
+            _ => ReleaseOutcome::Staged,
         };
         Kept { release: id(word), created: word[1..].parse().expect("a number"), outcome }
     };
@@ -64,11 +63,11 @@ proptest! {
         let all: Vec<Kept> = outcomes.iter().enumerate().map(|(i, o)| Kept {
             release: id(&format!("r{i}")),
             created: i as i64,
-            outcome: [Outcome::Good, Outcome::Failed, Outcome::Untried][usize::from(*o)],
+            outcome: [ReleaseOutcome::Good, ReleaseOutcome::Failed, ReleaseOutcome::Staged][usize::from(*o)],
         }).collect();
         let protected: BTreeSet<ReleaseId> = all.iter().zip(&protect).filter(|(_, p)| **p).map(|(r, _)| r.release.clone()).collect();
         let gone = choose(&all, keep, &protected);
-        let good = |r: &&Kept| r.outcome == Outcome::Good;
+        let good = |r: &&Kept| r.outcome == ReleaseOutcome::Good;
         let stayed = all.iter().filter(good).filter(|r| !gone.contains(&r.release)).count();
         prop_assert!(stayed >= keep.min(all.iter().filter(good).count()));
         prop_assert!(gone.iter().all(|r| !protected.contains(r)));
@@ -76,25 +75,53 @@ proptest! {
     }
 }
 
-#[test]
-fn a_release_is_removed_with_its_facts_and_current_is_not() {
+fn app(releases: &[&str]) -> (tempfile::TempDir, AppDir) {
     let temp = tempfile::tempdir().expect("temp dir");
     let dir = AppDir::new(temp.path().to_owned());
     dir.ensure_directories().expect("made");
-    for release in ["1", "2", "3"] {
+    for release in releases {
         fs::create_dir_all(dir.release(&id(release)).join("sub")).expect("made");
+        dir.prove(&id(release), &Digest::of(b"")).expect("written");
     }
-    for (release, created) in [("1", 10), ("2", 5)] {
-        let facts = Facts { seq: Seq(1), release: id(release), digest: Digest::of(b""), created, outcome: Outcome::Untried };
-        dir.record_facts(&facts).expect("recorded");
-    }
-    symlink("releases/2", dir.current_link()).expect("linked");
+    (temp, dir)
+}
 
-    let seen: Vec<_> = survey(&dir).expect("read").into_iter().map(|k| (k.created, k.outcome)).collect();
-    assert_eq!(seen, [(10, Outcome::Untried), (5, Outcome::Untried), (0, Outcome::Good)], "an adopted release counts as good and old");
+fn facts(created: i64) -> ReleaseFacts {
+    ReleaseFacts { seq: Seq(1), digest: Digest::of(b""), created, outcome: ReleaseOutcome::Staged, prepared: true }
+}
+
+#[test]
+fn a_release_is_removed_with_its_proof_and_current_is_not() {
+    let (_temp, dir) = app(&["1", "2", "3"]);
+    symlink("releases/2", dir.current_link()).expect("linked");
+    let known = BTreeMap::from([(id("1"), facts(10)), (id("2"), facts(5))]);
+    let seen: Vec<_> = survey(&dir, &known).expect("read").into_iter().map(|k| (k.created, k.outcome)).collect();
+    let (staged, good) = (ReleaseOutcome::Staged, ReleaseOutcome::Good);
+    assert_eq!(seen, [(10, staged), (5, staged), (0, good)], "what the journal does not know counts as good and old");
     remove(&dir, &id("1")).expect("removed");
     assert!(matches!(remove(&dir, &id("2")), Err(PruneError::Current { .. })));
     assert_eq!(dir.list_releases().expect("listed"), [id("2"), id("3")]);
-    assert_eq!(dir.facts(&id("1")).expect("read"), None);
+    assert_eq!(dir.proof(&id("1")).expect("read"), None);
     assert!(!dir.trash(&id("1")).exists());
+}
+
+#[test]
+fn what_an_earlier_removal_left_is_not_in_the_way() {
+    let (_temp, dir) = app(&["1"]);
+    fs::create_dir_all(dir.trash(&id("1")).join("half")).expect("left by a removal that failed");
+    remove(&dir, &id("1")).expect("removed");
+    assert!(!dir.trash(&id("1")).exists() && !dir.release(&id("1")).exists());
+}
+
+#[test]
+fn one_release_that_stays_does_not_keep_the_others() {
+    let (_temp, dir) = app(&["1", "2", "3", "4"]);
+    let known =
+        ["1", "2", "3", "4"].map(|r| (id(r), ReleaseFacts { outcome: ReleaseOutcome::Good, ..facts(r.parse().expect("a number")) }));
+    // `current` is the last word, whatever the caller protects: it stays and is told.
+    symlink("releases/2", dir.current_link()).expect("linked");
+    let (gone, problems) = prune(&dir, &known.into(), 1, &BTreeSet::new());
+    assert_eq!(gone, [id("1"), id("3")]);
+    assert!(matches!(problems[..], [PruneError::Current { .. }]), "{problems:?}");
+    assert_eq!(dir.list_releases().expect("listed"), [id("2"), id("4")]);
 }

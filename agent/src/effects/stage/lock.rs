@@ -24,7 +24,7 @@ impl StagingLock {
         let dir = dir.clone();
         super::blocking(move || {
             dir.ensure_directories()?;
-            let path = dir.facts_dir().join("lock");
+            let path = dir.proofs().join("lock");
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
             let file = file.map_err(DurableError::on("open", &path))?;
             let locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e));

@@ -7,7 +7,6 @@ use coord_proto::manifest::Artifact;
 use super::super::fetch::FetchOptions;
 use super::super::fixture::{Answer, CREATED, PIECE, Store, artifact_of, manifest_of, noise, tar, zstd};
 use super::*;
-use crate::layout::facts::Outcome;
 
 const OWN: Ownership = Ownership { uid: None, gid: None, shared_mode: 0o2770 };
 
@@ -44,7 +43,7 @@ impl App {
     fn left(&self) -> Vec<String> {
         let names =
             |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().map(|e| e.expect("entry").file_name().into_string().expect("text"));
-        let mut all: Vec<String> = names(self.dir.releases()).chain(names(self.dir.facts_dir())).filter(|n| n != "lock").collect();
+        let mut all: Vec<String> = names(self.dir.releases()).chain(names(self.dir.proofs())).filter(|n| n != "lock").collect();
         all.sort();
         all
     }
@@ -68,7 +67,7 @@ async fn a_release_is_staged_and_nothing_that_the_app_sees_changes() {
     assert!(release.join("var/log").is_dir());
     let root = fs::metadata(&release).expect("there");
     assert_eq!((root.mode() & 0o7777, root.mtime()), (0o755, CREATED));
-    assert_eq!(app.dir.facts(&manifest.release).expect("read"), Some(Facts::of(&manifest)));
+    assert!(app.dir.is_complete(&manifest.release, &manifest.artifact.digest).expect("looked"));
     assert_eq!(app.left(), ["20240101000000", "20240101000000.json"]);
     assert_eq!(fs::read_dir(&app.parts).expect("listed").count(), 0, "the pieces are not kept twice");
     assert_eq!(app.dir.current().expect("read"), None);
@@ -79,13 +78,10 @@ async fn staging_again_changes_nothing_and_asks_nobody() {
     let (app, store) = (app(), Store::serve(packed(), &[Answer::Good]));
     let manifest = manifest_of("1", &packed());
     app.stage(&manifest, &[store.base()]).await.expect("staged");
-    app.dir.record_outcome(&manifest.release, Outcome::Good).expect("noted");
     fs::write(app.dir.release(&manifest.release).join("by-a-hook"), "").expect("written");
     let later = Manifest { seq: Seq(9), ..manifest.clone() };
     assert_eq!(app.stage(&later, &[]).await.expect("there"), Staged::AlreadyThere);
     assert!(app.dir.release(&manifest.release).join("by-a-hook").exists());
-    let facts = app.dir.facts(&manifest.release).expect("read").expect("there");
-    assert_eq!((facts.seq, facts.outcome), (Seq(9), Outcome::Good));
     assert_eq!(store.starts().len(), 1);
 }
 
@@ -96,7 +92,7 @@ async fn a_release_of_that_name_that_is_not_this_one_is_refused_untouched() {
     fs::create_dir_all(app.dir.release(&manifest.release).join("theirs")).expect("made");
     let error = app.stage(&manifest, &[store.base()]).await.expect_err("made by another tool");
     assert!(matches!(error, StageError::Occupied { .. }), "{error:?}");
-    app.dir.record_facts(&Facts { digest: Digest::of(b"other"), ..Facts::of(&manifest) }).expect("recorded");
+    app.dir.prove(&manifest.release, &Digest::of(b"other")).expect("written");
     let error = app.stage(&manifest, &[store.base()]).await.expect_err("another artifact");
     assert!(matches!(error, StageError::Occupied { .. }), "{error:?}");
     assert!(app.dir.release(&manifest.release).join("theirs").exists());
@@ -109,7 +105,7 @@ async fn a_crash_leaves_nothing_in_the_way() {
     let manifest = manifest_of("1", &packed());
     app.dir.ensure_directories().expect("made");
     fs::create_dir_all(app.dir.staging(&manifest.release).join("half/unpacked")).expect("made");
-    app.dir.record_facts(&Facts::of(&manifest)).expect("recorded just before the rename");
+    app.dir.prove(&manifest.release, &manifest.artifact.digest).expect("written just before the rename");
     app.stage(&manifest, &[store.base()]).await.expect("staged");
     assert!(!app.dir.release(&manifest.release).join("half").exists());
     assert_eq!(app.left(), ["1", "1.json"]);

@@ -1,5 +1,7 @@
 //! Against object_store's own in-memory store: paths, ranges, parts. A real S3 speaks in the tests of the whole.
 
+use std::collections::BTreeSet;
+
 use coord_proto::ids::Digest;
 use futures::TryStreamExt as _;
 use object_store::memory::InMemory;
@@ -47,10 +49,15 @@ async fn sweep_keeps_what_is_named_and_what_is_not_ours() {
     let store = BucketArtifacts::over(bucket.clone(), "releases");
     let (old, new) = (kept(&store, b"old").await, kept(&store, b"new").await);
     bucket.put(&Location::from("releases/README"), "notes".into()).await.expect("put");
-    assert_eq!(store.sweep(&BTreeSet::new()).await.expect("swept").removed, 0, "an empty set is a failed read");
-    let swept = store.sweep(&BTreeSet::from([new.clone()])).await.expect("swept");
+    store.touch(&old).await.expect("touched");
+    let sweep = async |keep: &BTreeSet<Digest>, age_min| store.sweep(keep, age_min).await.expect("swept");
+    let named = BTreeSet::from([new.clone()]);
+    assert_eq!(sweep(&BTreeSet::new(), Duration::ZERO).await.removed, 0, "an empty set is a failed read");
+    assert_eq!(sweep(&named, Duration::from_secs(3600)).await.removed, 0, "young");
+    let swept = sweep(&named, Duration::ZERO).await;
     assert_eq!((swept.removed, swept.bytes), (1, 3));
-    assert_eq!(store.list().await.expect("list"), BTreeSet::from([new]));
+    assert_eq!(store.ages().await.expect("ages").into_keys().collect::<Vec<_>>(), [new]);
+    assert!(matches!(bucket.head(&store.touched(&old)).await, Err(Error::NotFound { .. })));
     assert_eq!(store.size(&old).await.expect("size"), None);
     assert_eq!(store.remove(&old).await.expect("already gone"), 0);
     assert!(bucket.head(&Location::from("releases/README")).await.is_ok());

@@ -214,6 +214,11 @@ async fn a_complete_upload_with_another_digest_is_422() {
     assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
 }
 
+#[test]
+fn an_upload_that_broke_off_is_408_which_clients_try_again() {
+    assert_eq!(Refusal::Upload(UploadError::BrokenOff { offset: 3 }).status(), StatusCode::REQUEST_TIMEOUT);
+}
+
 #[tokio::test]
 async fn lengths_are_needed_and_limited() {
     let bench = Bench::start(4).await;

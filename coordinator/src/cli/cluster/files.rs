@@ -1,12 +1,13 @@
 //! The text of a new fleet's files.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use coord_proto::ids::{Environment, NodeName};
 use coord_proto::labels::Labels;
 
 use crate::cli_config::Context;
+use crate::config::ArtifactsUrl;
+use crate::new_file;
 use crate::ui::Failure;
 
 /// The operator's configuration.
@@ -24,9 +25,8 @@ pub fn quoted(text: impl std::fmt::Display) -> String {
 /// Writes a file and the directories above it, durably, never over one that is there.
 pub fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let file = made.and_then(|()| std::fs::OpenOptions::new().write(true).create_new(true).open(path));
-    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|e| Failure::new(crate::exit::Exit::Error, format!("cannot write {}: {e}", path.display())))
+    made.and_then(|()| new_file::write(path, text, 0o644))
+        .map_err(|e| Failure::new(crate::exit::Exit::Error, format!("cannot write {}: {e}", path.display())))
 }
 
 /// Copies a file, never over one that is there.
@@ -56,14 +56,15 @@ pub fn coordctl_toml(environment: &Environment, endpoints: &[String]) -> String 
 }
 
 /// The coordinator's configuration; without endpoints it runs an etcd of its own.
-pub fn coordinator_toml(host: &str, endpoints: &[String]) -> String {
+pub fn coordinator_toml(host: &str, endpoints: &[String], artifacts: Option<&ArtifactsUrl>) -> String {
     let etcd = if endpoints.is_empty() {
         format!("managed = true\nclient_listen = \"0.0.0.0:2379\"\nadvertise = {}\n", quoted(format!("{host}:2379")))
     } else {
         format!("managed = false\nendpoints = [{}]\n", list(endpoints))
     };
+    let artifacts = artifacts.map(|url| format!("[artifacts]\nurl = {}\n\n", quoted(url))).unwrap_or_default();
     format!(
-        "# `coordinator default-config` prints every key with its default.\n[etcd]\n{etcd}\n[http]\npublic_url = {}\n",
+        "# `coordinator default-config` prints every key with its default.\n[etcd]\n{etcd}\n{artifacts}[http]\npublic_url = {}\n",
         quoted(format!("https://{host}:7080"))
     )
 }

@@ -4,10 +4,15 @@ use super::*;
 use crate::config::Config;
 
 fn init(dir: &Path, etcd: &[&str]) -> Result<Exit, Failure> {
+    init_with(dir, &["coord.example.net"], etcd, None)
+}
+
+fn init_with(dir: &Path, coordinators: &[&str], etcd: &[&str], artifacts: Option<&str>) -> Result<Exit, Failure> {
     let init = Init {
         dir: dir.to_owned(),
         environment: "production".parse().expect("environment"),
-        coordinator: vec!["coord.example.net".into()],
+        coordinator: coordinators.iter().map(|host| (*host).to_owned()).collect(),
+        artifacts: artifacts.map(|url| url.parse().expect("url")),
         etcd: etcd.iter().map(|host| (*host).to_owned()).collect(),
         node: vec!["web-1".parse().expect("node")],
         labels: "role=web".parse().expect("labels"),
@@ -17,7 +22,7 @@ fn init(dir: &Path, etcd: &[&str]) -> Result<Exit, Failure> {
 }
 
 #[test]
-fn every_file_of_a_new_fleet_is_accepted_by_its_program() {
+fn a_new_fleet_has_the_files_of_operator_coordinator_and_servers() {
     let scratch = tempfile::tempdir().expect("directory");
     let dir = scratch.path().join("fleet");
     assert_eq!(init(&dir, &[]), Ok(Exit::Done));
@@ -51,4 +56,30 @@ fn nothing_is_ever_made_twice() {
     assert_eq!(run(more, Ui::new()), Ok(Exit::Done));
     assert!(dir.join("etcd/etcd-2/pki/etcd.pem").exists());
     assert!(!Config::load(&dir.join("coordinator/coordinator.toml")).expect("coordinator.toml").etcd.managed);
+}
+
+#[test]
+fn several_coordinators_share_etcd_and_a_bucket_or_are_refused() {
+    let scratch = tempfile::tempdir().expect("directory");
+    let dir = scratch.path().join("fleet");
+    let two = ["c1.example.net", "c2.example.net"];
+    let etcd = ["e1", "e2", "e3"];
+    for (etcd, artifacts, hint) in [
+        (&etcd[..0], Some("s3://b/x"), "--etcd"),
+        (&etcd[..], None, "--artifacts s3://"),
+        (&etcd[..], Some("file:///srv/artifacts"), "--artifacts s3://"),
+    ] {
+        let refused = init_with(&dir, &two, etcd, artifacts).expect_err("refused");
+        assert_eq!(refused.exit, Exit::Refused);
+        assert!(refused.hint.contains(hint), "{refused:?}");
+        assert!(!dir.exists(), "nothing was made");
+    }
+    init_with(&dir, &two, &etcd, Some("s3://b/x")).expect("made");
+    for host in two {
+        let home = dir.join("coordinator").join(host);
+        let config = Config::load(&home.join("coordinator.toml")).expect("coordinator.toml");
+        assert_eq!(config.public_url(), format!("https://{host}:7080"));
+        assert_eq!((config.artifacts_url().to_string().as_str(), config.etcd.managed), ("s3://b/x", false));
+        assert!(home.join("pki/coordinator-key.pem").exists());
+    }
 }

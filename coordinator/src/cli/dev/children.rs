@@ -24,6 +24,7 @@ const TAIL_LINES: usize = 8;
 /// Running programs, in the order they were started.
 #[derive(Debug)]
 pub struct Children {
+    programs: PathBuf,
     logs: PathBuf,
     running: Vec<Running>,
 }
@@ -36,21 +37,21 @@ struct Running {
 }
 
 impl Children {
-    /// None yet; their output goes into `logs`.
+    /// None yet; their programs are in `programs`, their output goes into `logs`.
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn new(logs: &Path) -> std::io::Result<Self> {
+    pub fn new(programs: &Path, logs: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(logs)?;
-        Ok(Self { logs: logs.to_owned(), running: Vec::new() })
+        Ok(Self { programs: programs.to_owned(), logs: logs.to_owned(), running: Vec::new() })
     }
 
-    /// Starts `program`, found beside this one, as `name`.
+    /// Starts `program` as `name`.
     ///
     /// # Errors
     /// It is not there or cannot be started.
     pub fn start(&mut self, name: &str, program: &str, arguments: &[&OsStr]) -> Result<(), Failure> {
-        let path = beside(program)?;
+        let path = self.find(program)?;
         let log = self.logs.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log)?;
         // Should this program be killed, the kernel ends its children: setpriv is in util-linux.
@@ -68,6 +69,15 @@ impl Children {
         let child = command.spawn().map_err(|e| Failure::new(Exit::Error, format!("cannot start {}: {e}", path.display())))?;
         self.running.push(Running { name: name.to_owned(), child, log });
         Ok(())
+    }
+
+    fn find(&self, program: &str) -> Result<PathBuf, Failure> {
+        let path = self.programs.join(program);
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Failure::new(Exit::Error, format!("there is no {program} in {}", self.programs.display()))
+            .hint("install all three programs into one directory"))
     }
 
     /// The process id of a running program.
@@ -123,17 +133,6 @@ async fn stop_all(mut running: Vec<Running>) {
             let _ = one.child.kill().await;
         }
     }
-}
-
-/// A program in the directory of this one.
-fn beside(program: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe()?;
-    let path = own.with_file_name(program);
-    if path.is_file() {
-        return Ok(path);
-    }
-    Err(Failure::new(Exit::Error, format!("there is no {program} beside {}", own.display()))
-        .hint("install all three programs into one directory"))
 }
 
 fn setpriv() -> Option<PathBuf> {

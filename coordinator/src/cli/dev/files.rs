@@ -1,14 +1,14 @@
 //! The files of a fleet on one machine. Keys, certificates and state stay from one start to the next; configurations are written anew, because
 //! the free ports may be others.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use coord_proto::ids::{Environment, NodeName};
-use rand::Rng as _;
 
 use crate::cli::cluster::{CTL_FILE, KEY_FILE, OPERATOR, PKI, TRUST_FILE, quoted};
 use crate::pki::{Authority, Role};
+use crate::ports::{self, Port};
 use crate::sign::{self, KeySource, Protection, Signer};
 use crate::ui::Failure;
 
@@ -16,10 +16,6 @@ use crate::ui::Failure;
 const ENVIRONMENT: &str = "dev";
 /// Short: a server that is killed is noticed while one still looks.
 const LEASE_TTL: &str = "5s";
-/// Below those that the kernel gives to outgoing connections (net.ipv4.ip_local_port_range): such a one may be taken before its
-/// program listens.
-const PORTS_FIRST: u16 = 10_000;
-const PORTS_COUNT: u16 = 5_000;
 const ZONES: [&str; 3] = ["a", "b", "c"];
 
 /// A fleet's files and addresses.
@@ -30,6 +26,7 @@ pub struct Fleet {
     pub artifacts: SocketAddr,
     pub status: SocketAddr,
     pub nodes: Vec<Node>,
+    _ports: Vec<Port>,
 }
 
 /// One server's files.
@@ -59,14 +56,20 @@ impl Fleet {
     /// # Errors
     /// Files that cannot be written, no free ports.
     pub fn prepare(dir: &Path, nodes: u16, apps: &[String]) -> Result<Self, Failure> {
-        let mut ports = Ports::free(4 + usize::from(nodes))?.into_iter();
-        let mut port = || ports.next().ok_or_else(|| Failure::new(crate::exit::Exit::Error, "there are not enough free ports"));
+        let mut ports = Vec::new();
+        let mut port = || {
+            let free = ports::find().ok_or_else(|| Failure::new(crate::exit::Exit::Error, "there are not enough free ports"))?;
+            let address = free.address();
+            ports.push(free);
+            Ok::<_, Failure>(address)
+        };
         let (etcd, peer, artifacts, status) = (port()?, port()?, port()?, port()?);
         let named = (1..=nodes).zip(ZONES.iter().cycle()).map(|(number, zone)| {
             let name: NodeName = format!("web-{number}").parse()?;
             Ok(Node { dir: dir.join("nodes").join(name.as_str()), name, http: port()?, zone })
         });
-        let fleet = Self { dir: dir.to_owned(), etcd, artifacts, status, nodes: named.collect::<Result<_, Failure>>()? };
+        let nodes = named.collect::<Result<_, Failure>>()?;
+        let fleet = Self { dir: dir.to_owned(), etcd, artifacts, status, nodes, _ports: ports };
         fleet.certificates()?;
         fleet.operator()?;
         replace(&fleet.coordinator_config(), &fleet.coordinator_toml(peer))?;
@@ -176,17 +179,4 @@ impl Fleet {
 
 fn replace(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|e| Failure::new(crate::exit::Exit::Error, format!("cannot write {}: {e}", path.display())))
-}
-
-/// Loopback ports that nobody listens on.
-struct Ports;
-
-impl Ports {
-    /// All are held until the last is found, so that no two are the same; fewer when there are not so many.
-    fn free(count: usize) -> std::io::Result<Vec<SocketAddr>> {
-        let start = rand::rng().random_range(0..PORTS_COUNT);
-        let all = (0..PORTS_COUNT).map(|i| PORTS_FIRST + (start + i) % PORTS_COUNT);
-        let held: Vec<TcpListener> = all.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(count).collect();
-        held.iter().map(TcpListener::local_addr).collect()
-    }
 }

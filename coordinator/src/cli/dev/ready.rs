@@ -13,20 +13,19 @@ use super::files::Fleet;
 use crate::cli_config::Context;
 use crate::exit::Exit;
 use crate::observe;
-use crate::ui::{Failure, words};
+use crate::ui::Failure;
 use crate::view;
 
-/// Waits for it.
+/// Waits for it; `begun` is a time (Unix seconds) before any program was started.
 ///
 /// # Errors
 /// A program ended, or the time is over: what is missing is said.
-pub async fn wait(fleet: &Fleet, children: &mut Children, most: Duration) -> Result<(), Failure> {
+pub async fn wait(fleet: &Fleet, children: &mut Children, begun: i64, most: Duration) -> Result<(), Failure> {
     let context = Context::load(&fleet.operator_config(), None)?;
     let store: SharedStore = Arc::new(EtcdStore::new(context.etcd())?);
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
     let mut fleets = observe::fleets(store, context.keys.clone(), stop);
-    let begun = words::now();
     let deadline = tokio::time::sleep(most);
     tokio::pin!(deadline);
     loop {

@@ -80,7 +80,11 @@ pub async fn run(args: Args, session: Session) -> Done {
     };
     let signing = Signing { signers: &signers, trust: trust.as_ref() };
     let published = publish(session.store.as_ref(), &session.keys, &signing, &request, words::now()).await;
-    follow(&args, &session, published.map_err(PublishError::failure)?).await
+    let published = published.map_err(|error| match error {
+        PublishError::Store(error) => session.store_failure(error),
+        error => error.failure(),
+    });
+    follow(&args, &session, published?).await
 }
 
 async fn follow(args: &Args, session: &Session, published: Published) -> Done {

@@ -5,9 +5,10 @@ use coord_proto::ids::AppName;
 use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, Target};
 
-use super::html::{Html, ago};
-use super::row::{self, Drift, Row};
-use crate::view::{App, Fleet};
+use super::html::Html;
+use super::row::{self, Row};
+use crate::ui::words::span;
+use crate::view::{App, Drift, Fleet};
 
 /// Finished rollouts that are shown.
 const HISTORY_SHOWN: usize = 8;
@@ -66,7 +67,7 @@ pub fn section(html: &mut Html, fleet: &Fleet, name: &AppName, app: &App, now: i
 /// Published, and no coordinator has taken it up.
 fn awaited(html: &mut Html, spec: &RolloutSpec, now: i64) {
     html.raw("<div class=\"rollout\"><span class=\"pill wait\">awaiting a coordinator</span> <b class=\"id\">").text(&spec.release);
-    html.raw("</b> <span class=\"dim\">by ").text(&spec.by.user).raw(", ").text(ago(spec.by.at, now)).raw(" ago</span></div>");
+    html.raw("</b> <span class=\"dim\">by ").text(&spec.by.user).raw(", ").text(span(spec.by.at, now)).raw(" ago</span></div>");
 }
 
 fn rollout(html: &mut Html, spec: Option<&RolloutSpec>, state: &RolloutState, now: i64) {
@@ -76,8 +77,8 @@ fn rollout(html: &mut Html, spec: Option<&RolloutSpec>, state: &RolloutState, no
         html.text(kind_words(spec.kind)).raw(" by ").text(&spec.by.user).raw("@").text(&spec.by.host).raw(", ");
     }
     match state.ended_at {
-        Some(ended) => html.text(ago(ended, now)).raw(" ago, took ").text(ago(state.started_at, ended)),
-        None => html.text("since ").text(ago(state.started_at, now)),
+        Some(ended) => html.text(span(ended, now)).raw(" ago, took ").text(span(state.started_at, ended)),
+        None => html.text("since ").text(span(state.started_at, now)),
     };
     html.raw("</span>");
     if let Some(message) = spec.and_then(|s| s.by.message.as_ref()) {
@@ -134,7 +135,7 @@ fn tasks(html: &mut Html, name: &AppName, app: &App, now: i64) {
         let (class, word) = task_words(task.state);
         html.raw("<li>").tag("span", class, word).raw(" <b>").text(&task.task).raw("</b> of <span class=\"id\">").text(&task.release);
         html.raw("</span> <span class=\"dim\">on ").text(&task.holder).raw(", start ").text(task.attempt);
-        html.raw(", ").text(ago(task.settled_at.unwrap_or(task.claimed_at), now)).raw(" ago</span>");
+        html.raw(", ").text(span(task.settled_at.unwrap_or(task.claimed_at), now)).raw(" ago</span>");
         if !task.detail.is_empty() {
             html.tag("div", "failure", &task.detail);
         }
@@ -162,7 +163,7 @@ fn history(html: &mut Html, app: &App, now: i64) {
             html.text(kind_words(spec.kind)).raw(" by ").text(&spec.by.user).raw("@").text(&spec.by.host).raw(", ");
         }
         let ended = state.ended_at.unwrap_or(state.started_at);
-        html.text(ago(ended, now)).raw(" ago, took ").text(ago(state.started_at, ended)).raw("</span></li>");
+        html.text(span(ended, now)).raw(" ago, took ").text(span(state.started_at, ended)).raw("</span></li>");
     }
     html.raw("</ul>");
 }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use coord_proto::ids::Digest;
 
 use super::app;
+use crate::ui::words::span;
 use crate::view::Fleet;
 
 /// The style sheet; it stands in the page, and its digest in the page's security policy.
@@ -104,7 +105,7 @@ fn header(html: &mut Html, fleet: Option<&Fleet>, prefix: &str, now: i64) {
     if let Some(fleet) = fleet {
         match &fleet.leader {
             Some(leader) => {
-                let since = format!("leads since {}", ago(leader.since, now));
+                let since = format!("leads since {}", span(leader.since, now));
                 html.open_titled("span", "fact", since).raw("leader <b>").text(&leader.host).raw("</b></span>");
             }
             None => drop(html.tag("span", "pill bad", "no leader")),
@@ -155,14 +156,4 @@ fn tiles(html: &mut Html, fleet: &Fleet) {
     tile(mood(totals.running - totals.healthy), format!("{} / {}", totals.healthy, totals.running), "instances healthy");
     tile(mood(totals.drifting), totals.drifting.to_string(), "off their release");
     tile("tile", totals.rollouts.to_string(), "rollouts under way");
-}
-
-/// `12 s`, `3 min`, `2 h`, `5 d`; clocks of two machines are compared here, for people only.
-pub fn ago(then: i64, now: i64) -> String {
-    match now.saturating_sub(then).max(0) {
-        s @ 0..=99 => format!("{s} s"),
-        s @ 100..=5_999 => format!("{} min", s / 60),
-        s @ 6_000..=172_799 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
-    }
 }

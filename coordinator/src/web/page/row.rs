@@ -1,39 +1,15 @@
 //! One server's line: what it runs, how it is, and what it should run instead.
 
-use coord_proto::ids::{AppName, NodeName, Seq};
+use coord_proto::ids::{AppName, NodeName};
 use coord_proto::labels::Labels;
 use coord_proto::report::{HealthState, Status, Step};
 
-use super::html::{Html, ago};
-use crate::view::{App, Fleet, Node, NodeApp};
+use super::html::Html;
+use crate::ui::words::span;
+use crate::view::{App, Drift, Fleet, Node, NodeApp, drift};
 
 /// Lines per app: beyond, those that need a look come first and the others are counted.
 const ROWS_MAX: usize = 500;
-
-/// Does a server run what it should?
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drift {
-    /// Yes.
-    None,
-    /// It should run this one.
-    Wants(Seq),
-    /// Nobody knows.
-    Unknown,
-}
-
-/// What a server runs against what it should run: `desired.run`, else the app's stable release.
-pub fn drift(app: &App, slot: &NodeApp) -> Drift {
-    if slot.unreadable {
-        return Drift::Unknown;
-    }
-    let wanted = slot.desired.as_ref().map(|d| d.run).or(app.stable.as_ref().map(|s| s.seq));
-    let running = slot.status.as_ref().and_then(|s| s.running.as_ref()).map(|r| r.seq);
-    match (wanted, running) {
-        (Some(wanted), Some(running)) if wanted == running => Drift::None,
-        (Some(wanted), _) => Drift::Wants(wanted),
-        (None, _) => Drift::None,
-    }
-}
 
 /// One line of the table.
 pub struct Row<'a> {
@@ -130,7 +106,7 @@ impl<'a> Row<'a> {
         match (self.node.present, status) {
             (true, _) => html.tag("span", "", "now"),
             (false, Some(status)) => {
-                html.open_titled("span", "bad", "its lease has ended; this is when it last reported").text(ago(status.since, now));
+                html.open_titled("span", "bad", "its lease has ended; this is when it last reported").text(span(status.since, now));
                 html.raw(" ago</span>")
             }
             (false, None) => html.tag("span", "bad", "gone"),

@@ -243,13 +243,13 @@ fn the_page_shows_rollout_servers_tasks_and_history() {
     let page = page_of(&records());
     for part in [
         "<span class=\"pill busy\">running</span> <b class=\"id\">20261124101112</b>",
-        "published by mira@laptop, since 95 s",
+        "published by mira@laptop, since 95s",
         "<b>4</b> of <b>9</b> servers, batch <b>3</b> of <b>4</b>, <b class=\"bad\">1 failed</b> (1 tolerated)",
         "class=\"bad\" title=\"web-5: failed\"",
         "probing 20261124101112",
         "<td class=\"wants\">\u{2192} <span class=\"id\">20261124101112</span>",
         "<progress max=\"48000000\" value=\"31000000\">",
-        "66 min ago</span>",
+        "66m ago</span>",
         "rolled back</span> <span class=\"id\">20261116154400</span>",
         "<span class=\"pill good\">succeeded</span> <b>before</b>",
         "<b>8 / 9</b><span class=\"\">servers present</span>",
