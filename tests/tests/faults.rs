@@ -42,6 +42,8 @@ fn an_agent_killed_in_any_step_goes_on_with_that_step() -> Result<()> {
         let watching = Links::watch(&fleet);
         let publishing = fleet.start_publish(tree.path(), &release, &[])?;
         fleet.wait_status("web-1", "is in that step", |s| s.step == step)?;
+        // The hook ends with its agent: it must have begun.
+        until(format_args!("{held} has begun"), || Ok(fleet.steps("web-1").contains(&held)))?;
         fleet.crash_agent("web-1")?;
         fleet.let_go("web-1", &held)?;
         fleet.start_agent("web-1")?;
@@ -92,6 +94,8 @@ fn an_agent_killed_on_its_way_back_still_goes_back() -> Result<()> {
 fn holder_killed_in_mid_migration(fleet: &mut Fleet, tree: &Tree) -> Result<(Publishing, TaskRecord)> {
     tree.apply_next()?;
     tree.edit_deploy_file("serial = 1", "serial = \"100%\"")?;
+    // The command ends with its agent; what it left to a child in the background does not.
+    tree.edit_deploy_file("[\"bin/step\", \"bin/migrate\"]", "[\"sh\", \"-c\", \"bin/step bin/migrate & wait $!\"]")?;
     for name in THREE {
         fleet.hold(name, "two.before.1")?;
     }
@@ -118,7 +122,7 @@ fn a_holder_killed_in_mid_migration_leaves_the_decision_to_a_person() -> Result<
     ensure!(said.says("migration resolve mootube two --as"), "{said:?}");
     let record = fleet.wait_migration("two", TaskState::Unknown)?;
     ensure!(record.nonce == claimed.nonce && record.attempt == 1, "{record:?}");
-    // The command outlived its agent, and does all of its work: that is why nobody may start it again.
+    // Its child outlived the agent, and does all of its work: that is why nobody may start it again.
     fleet.let_go(holder, "two.before.1")?;
     until("the migration has committed", || {
         Ok(fleet.database_rows("SELECT count(*) FROM schema_migrations WHERE release = 'two'")? == ["1"])
