@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_proto::ids::{Digest, Revision};
-use coord_proto::manifest::{OnUnknown, UnitAction};
+use coord_proto::manifest::{OnUnknown, OnceTask, UnitAction};
+use coord_proto::migration::{Phase, TaskState};
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::trust::Trust;
 
+use super::task::TaskRunner;
 use super::*;
 use crate::config::Host;
 use crate::effects::fetch::FetchOptions;
+use crate::effects::migrate::{Runner as _, Start};
 use crate::systemd::UnitError;
 
 struct NoUnits;
