@@ -149,8 +149,28 @@ impl Machine {
         }
     }
 
+    /// The next action of the activity, if one is under way. Legs in which the manifest asks for nothing are passed at once:
+    /// each would cost a journal entry of its own.
+    pub(super) fn toward_end_of_activity(&mut self) -> Option<Action> {
+        while self.journal.activity.as_ref().is_some_and(|a| self.asks_nothing(a)) {
+            self.advance();
+        }
+        self.journal.activity.as_ref().map(|activity| self.go_on(activity))
+    }
+
+    fn asks_nothing(&self, activity: &Activity) -> bool {
+        let Some(manifest) = self.manifests.get(&self.hooks_of(activity)) else { return false };
+        match activity.leg {
+            Leg::Switch => false,
+            Leg::Drain => manifest.hooks.drain.is_empty(),
+            Leg::Restart => manifest.hooks.restart.is_empty(),
+            Leg::Probe => manifest.health.is_none(),
+            Leg::Undrain => manifest.hooks.undrain.is_empty(),
+        }
+    }
+
     /// The action of the activity's leg. After a restart the manifests must be loaded first.
-    pub(super) fn go_on(&self, activity: &Activity) -> Action {
+    fn go_on(&self, activity: &Activity) -> Action {
         let hooks = self.hooks_of(activity);
         if !self.manifests.contains_key(&hooks) {
             return match activity.direction {

@@ -24,8 +24,8 @@ impl Machine {
         if self.resting {
             return None;
         }
-        if let Some(activity) = &self.journal.activity {
-            return Some(self.go_on(activity));
+        if let Some(action) = self.toward_end_of_activity() {
+            return Some(action);
         }
         let goal = self.goal.clone()?;
         self.toward_run(&goal)
@@ -76,9 +76,8 @@ impl Machine {
         if let Some(seq) = back.into_iter().find(unknown) {
             return Some(Action::LoadServed(seq));
         }
-        let action = self.go_on(&activity);
         self.journal.activity = Some(activity);
-        Some(action)
+        self.toward_end_of_activity()
     }
 
     /// `None`: it cannot be made ready. `Some(None)`: it is. `Some(action)`: do this first.

@@ -13,7 +13,21 @@ fn manifest(seq: u64, floor: u64, migrate: bool) -> Arc<Manifest> {
     manifest_of(seq, floor, &format!("r{seq}"), extra)
 }
 
+/// Something to do in every leg of an activity.
+const LEGS: &str = r#""drain":[{"command":["h"]}],"restart":[{"command":["h"]}],"undrain":[{"command":["h"]}]"#;
+const HEALTH: &str = r#","health":{"tcp":"127.0.0.1:1"}"#;
+const CLEANUP: &str = r#""cleanup":[{"command":["tidy"]}]"#;
+
 fn manifest_of(seq: u64, floor: u64, release: &str, extra: &str) -> Arc<Manifest> {
+    bare(seq, floor, release, &format!(r#","hooks":{{{LEGS}}}{HEALTH}{extra}"#))
+}
+
+/// The same with cleanup hooks.
+fn with_cleanup(seq: u64, floor: u64, extra: &str) -> Arc<Manifest> {
+    bare(seq, floor, &format!("r{seq}"), &format!(r#","hooks":{{{LEGS},{CLEANUP}}}{HEALTH}{extra}"#))
+}
+
+fn bare(seq: u64, floor: u64, release: &str, extra: &str) -> Arc<Manifest> {
     let digest = Digest::of(release.as_bytes());
     let json = format!(
         r#"{{"version":1,"app":"a","environment":"e","release":"{release}","seq":{seq},"floor":{floor},"created":{seq},"revision":"x",
@@ -504,11 +518,10 @@ fn a_release_that_a_later_manifest_names_is_staged_under_the_later_number() {
 
 #[test]
 fn cleanup_runs_after_everything_once_and_its_failure_is_only_noted() {
-    let with_cleanup = |seq: u64| manifest_of(seq, 0, &format!("r{seq}"), r#","hooks":{"cleanup":[{"command":["tidy"]}]}"#);
     for ended in [Event::Finished, Event::Failed(failure(1, FailureCode::HookFailed))] {
         let mut m = machine();
         m.handle(Event::GoalSeen(goal(1, None, 1)));
-        let next = m.handle(Event::ManifestLoaded(with_cleanup(1)));
+        let next = m.handle(Event::ManifestLoaded(with_cleanup(1, 0, "")));
         let done = play_until(&mut m, next, |a| is_hook(a, HookPhase::Cleanup));
         assert_eq!(names(&done)[2..], ["drain1", "switch-r1", "restart1", "probe1", "undrain1", "cleanup1"]);
         assert_eq!((m.status(0).step, m.status(0).failure), (Step::Idle, None), "the release serves");
@@ -516,7 +529,7 @@ fn cleanup_runs_after_everything_once_and_its_failure_is_only_noted() {
 
         let mut after = restarted(&m);
         assert_eq!(after.handle(Event::GoalSeen(goal(1, None, 1))), Some(Action::LoadServed(Seq(1))), "a crash does not lose it");
-        assert_eq!(after.handle(Event::ManifestLoaded(with_cleanup(1))).map(|a| table::name(&a)).as_deref(), Some("cleanup1"));
+        assert_eq!(after.handle(Event::ManifestLoaded(with_cleanup(1, 0, ""))).map(|a| table::name(&a)).as_deref(), Some("cleanup1"));
 
         let next = m.handle(ended);
         assert_eq!(names(&play(&mut m, next)), ["prune"]);
@@ -568,4 +581,17 @@ fn a_failure_that_comes_again_is_counted() {
         assert_eq!(m.status(0).failure.map(|f| f.attempt), Some(attempt));
         m.handle(Event::RetryDue);
     }
+}
+
+/// Each leg would cost a journal entry of its own.
+#[test]
+fn legs_in_which_nothing_is_asked_for_are_passed_at_once() {
+    let mut m = machine();
+    m.handle(Event::GoalSeen(goal(1, None, 1)));
+    m.handle(Event::ManifestLoaded(bare(1, 0, "r1", "")));
+    m.handle(Event::Finished);
+    assert_eq!(m.handle(Event::Finished), Some(Action::Switch("r1".parse().expect("release"))));
+    assert_eq!(m.journal().activity.as_ref().map(|a| a.leg), Some(Leg::Switch), "journaled before it is done");
+    assert!(matches!(m.handle(Event::Finished), Some(Action::Prune { .. })));
+    assert_eq!((&m.journal().activity, m.journal().health), (&None, HealthState::Healthy));
 }

@@ -33,7 +33,8 @@ async fn at(agent: &mut Agent, extra: &str, stop: impl Fn(&Action) -> bool) -> A
 async fn a_stop_waits_for_what_runs_once_and_journals_its_end() {
     let temp = tempfile::tempdir().expect("dir");
     let mut agent = agent(temp.path());
-    let app = at(&mut agent, r#","migrate":{"command":["m"]}"#, |a| matches!(a, Action::EnsureTasks { .. })).await;
+    let extra = r#","migrate":{"command":["m"]},"hooks":{"drain":[{"command":["true"]}]}"#;
+    let app = at(&mut agent, extra, |a| matches!(a, Action::EnsureTasks { .. })).await;
     let begun = Instant::now();
     let own = app.clone();
     agent.effects.spawn(async move {
@@ -50,7 +51,8 @@ async fn a_stop_waits_for_what_runs_once_and_journals_its_end() {
 async fn a_stop_tells_a_hook_to_end_and_waits_no_longer_than_that() {
     let temp = tempfile::tempdir().expect("dir");
     let mut agent = agent(temp.path());
-    let app = at(&mut agent, "", |a| matches!(a, Action::RunHooks { .. })).await;
+    let drain = r#","hooks":{"drain":[{"command":["true"]}]}"#;
+    let app = at(&mut agent, drain, |a| matches!(a, Action::RunHooks { .. })).await;
     let (end, begun) = (agent.slots[&app].end.clone(), Instant::now());
     let own = app.clone();
     agent.effects.spawn(async move {
@@ -74,7 +76,8 @@ async fn the_journal_is_on_the_disk_before_an_action_starts() {
     let app: AppName = "a".parse().expect("app");
     let journal = agent.performer.state_dir(&app).join("journal.json");
     let copy = |phase| format!(r#""{phase}":[{{"command":["cp","{}","{phase}.seen"]}}]"#, journal.display());
-    let hooks = format!(r#","hooks":{{{},{}}}"#, copy("restart"), copy("undrain"));
+    let drain = r#""drain":[{"command":["true"]}]"#;
+    let hooks = format!(r#","hooks":{{{drain},{},{}}}"#, copy("restart"), copy("undrain"));
     at(&mut agent, &hooks, |a| matches!(a, Action::RunHooks { .. })).await;
     let release = agent.performer.app_dir(&app).release(&"r2".parse().expect("release"));
     std::fs::create_dir_all(&release).expect("made");

@@ -32,8 +32,7 @@ fn told(generation: u64) -> Goal {
 }
 
 fn full(seq: u64) -> Arc<Manifest> {
-    let extra = r#","migrate":{"command":["m"],"after":{"command":["a"]}},"hooks":{"cleanup":[{"command":["tidy"]}]}"#;
-    manifest_of(seq, 0, &format!("r{seq}"), extra)
+    with_cleanup(seq, 0, r#","migrate":{"command":["m"],"after":{"command":["a"]}}"#)
 }
 
 fn step(m: &mut Machine) -> bool {
