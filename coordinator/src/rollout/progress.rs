@@ -60,7 +60,7 @@ fn counts(failure: &Failure) -> bool {
     failure.fell_back || (!failure.code.transient() && failure.code != FailureCode::MigrationUnknown)
 }
 
-/// Not in the middle of a switch: before its probe, `health` may still speak of the release before.
+/// Not in the middle of a switch: before its probe, `health` may still speak of the release before, and until it is undrained it serves nobody.
 fn settled(step: Step) -> bool {
     !matches!(
         step,
@@ -70,6 +70,7 @@ fn settled(step: Step) -> bool {
             | Step::Switching
             | Step::Restarting
             | Step::Probing
+            | Step::Undraining
             | Step::FallingBack
     )
 }
@@ -116,10 +117,11 @@ pub fn returned(input: &PlanInput<'_>, state: &RolloutState, target: &Target) ->
     let wanted = slot.desired.as_ref().is_some_and(|d| d.run == target.prior);
     match answer(slot, state).filter(|_| wanted) {
         None => absent,
-        Some(s) if s.failure.as_ref().is_some_and(counts) => Look::Failed,
+        // It may still tell what it failed at before it was called back.
         Some(s) if s.running.as_ref().is_some_and(|r| r.seq == target.prior) && settled(s.step) && s.health != HealthState::Unhealthy => {
             Look::Done
         }
+        Some(s) if settled(s.step) && s.failure.as_ref().is_some_and(counts) => Look::Failed,
         Some(_) => absent,
     }
 }

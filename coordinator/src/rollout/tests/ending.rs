@@ -22,6 +22,37 @@ fn a_failed_server_over_the_budget_turns_the_rollout_back() {
     assert!(world.state().reason.contains("n2 failed; 0 tolerated; n2: it broke"), "{}", world.state().reason);
 }
 
+/// Two servers of one batch fail, one after the other: the second one still tells of it when it has come back by itself.
+#[test]
+fn a_server_that_came_back_by_itself_has_returned_whatever_it_still_tells() {
+    let mut world = second_release();
+    world.policy().serial = "100%".parse().expect("serial");
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.fail("n1", FailureCode::Unhealthy);
+    let told = world.status_mut("n1").failure.clone();
+    world.settle();
+    assert_eq!(world.phase(), P::RollingBack);
+    world.obey_all();
+    world.status_mut("n2").failure = told.map(|f| coord_proto::report::Failure { fell_back: true, ..f });
+    world.settle();
+    assert_eq!(world.phase(), P::RolledBack, "{}", world.state().reason);
+}
+
+/// Until its undrain hook has ended it serves nobody, and the next batch must not be drained.
+#[test]
+fn a_server_that_is_being_undrained_is_not_done() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.status_mut("n1").step = Step::Undraining;
+    world.settle();
+    assert_eq!(world.target("n1").outcome, Outcome::Pending);
+    world.obey("n1");
+    world.settle();
+    assert_eq!(world.target("n1").outcome, Outcome::Done);
+}
+
 #[test]
 fn a_server_that_does_not_return_halts_the_way_back() {
     let mut world = first_batch();
