@@ -98,7 +98,8 @@ impl Member {
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                // Not given back: within its lease it may start again, and nobody takes the place of the one that has the artifacts.
+                () = stop.cancelled() => return Ok(()),
                 () = session.lost() => {}
             }
             session = tokio::select! {
@@ -107,10 +108,6 @@ impl Member {
                 joined = self.join(stop) => joined?,
             };
         }
-        if let Err(error) = session.close().await {
-            tracing::debug!(error = %inline(&error), "this coordinator is announced until its lease ends");
-        }
-        Ok(())
     }
 
     /// Announces first and looks then: of two that start at once, both see both, and the same one stays.

@@ -56,7 +56,9 @@ async fn a_coordinator_that_starts_again_takes_its_own_place() {
     });
     stop.cancel();
     staying.await.expect("no panic").expect("stopped");
-    assert!(announced(&store).await.is_empty(), "it took its record with it");
+    assert_eq!(announced(&store).await, ["https://one:7080"], "within its lease nobody takes its place");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(announced(&store).await.is_empty(), "it goes with its lease");
 }
 
 #[tokio::test(start_paused = true)]
