@@ -9,7 +9,6 @@ use std::time::Duration;
 use coord_proto::chain::inline;
 use coord_proto::ids::{AppName, Digest, ReleaseId, RolloutId, Seq};
 use coord_proto::keys::KeySpace;
-use coord_proto::retry::after;
 use coord_proto::rollout::RolloutState;
 use coord_proto::store::{SharedStore, StoreError};
 use tokio::sync::watch;
@@ -50,6 +49,7 @@ impl Sweeper {
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut swept: Option<Ended> = None;
+        let mut period = tokio::time::interval(PERIOD);
         loop {
             let fleet = self.fleets.borrow_and_update().clone();
             let ended = fleet.filter(|fleet| self.may_sweep(fleet)).map(|fleet| ended(&fleet));
@@ -61,7 +61,7 @@ impl Sweeper {
                 biased;
                 () = stop.cancelled() => return,
                 changed = self.fleets.changed() => if changed.is_err() { return },
-                () = after(Some(PERIOD)) => swept = None,
+                _ = period.tick() => swept = None,
             }
         }
     }
