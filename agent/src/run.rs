@@ -83,7 +83,14 @@ impl Agent {
     ///
     /// # Errors
     /// The state directory can not be relied on.
-    pub async fn run(mut self, apps: Vec<AppName>, mut inputs: Inputs) -> Result<(), RunError> {
+    pub async fn run(mut self, apps: Vec<AppName>, inputs: Inputs) -> Result<(), RunError> {
+        let ended = self.run_until_stopped(apps, inputs).await;
+        // Also when one app's journal cannot be written: what runs for another app is brought to its end.
+        self.wind_down().await;
+        ended
+    }
+
+    async fn run_until_stopped(&mut self, apps: Vec<AppName>, mut inputs: Inputs) -> Result<(), RunError> {
         for app in apps {
             self.handle(app, Event::RetryDue).await?;
         }
@@ -91,7 +98,7 @@ impl Agent {
             let retry = self.slots.values().filter_map(|s| s.retry_at).min();
             let (app, event) = tokio::select! {
                 biased;
-                () = inputs.stop.cancelled() => break,
+                () = inputs.stop.cancelled() => return Ok(()),
                 Some(ended) = self.effects.join_next() => ended.expect("effects do not panic, and nothing aborts them"),
                 Some((app, event)) = self.told.recv() => (app, event),
                 Some((app, goal)) = inputs.goals.recv() => (app, Event::GoalSeen(goal)),
@@ -102,8 +109,6 @@ impl Agent {
             };
             self.handle(app, event).await?;
         }
-        self.wind_down().await;
-        Ok(())
     }
 
     fn due(&mut self) -> Option<AppName> {

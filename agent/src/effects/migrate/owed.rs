@@ -86,15 +86,17 @@ impl Settler {
 
     async fn settle_all(&self) -> Result<Left, MigrateError> {
         let Some(guard) = guard(&self.presence) else { return Ok(Left::Nothing) };
-        let mut left = Left::Nothing;
+        let mut left = Ok(Left::Nothing);
         for (app, path) in self.claims.files()? {
-            if let Some((task, claim, held)) = self.claims.hold_idle(&app, path)
-                && self.settle(&guard, &task, claim, &held).await? == Left::Something
-            {
-                left = Left::Something;
+            let Some((task, claim, held)) = self.claims.hold_idle(&app, path) else { continue };
+            match self.settle(&guard, &task, claim, &held).await {
+                Ok(Left::Nothing) => {}
+                Ok(Left::Something) => left = left.map(|_| Left::Something),
+                // One that cannot be settled now holds up no other.
+                Err(e) => left = left.and(Err(e)),
             }
         }
-        Ok(left)
+        left
     }
 
     async fn settle(&self, presence: &Guard, task: &TaskId, mut claim: Claim, held: &Held) -> Result<Left, MigrateError> {
