@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::journal::{self, Journal, JournalError, ReleaseFacts};
+use crate::journal::{self, Journal, JournalError, ReleaseFacts, ReleaseOutcome};
 use crate::layout::AppDir;
 use crate::machine::Machine;
 
@@ -63,6 +63,7 @@ impl Slot {
         let saved = loaded.journal.clone();
         let mut journal = loaded.journal;
         forget_what_is_gone(&mut journal, &place.dir, &place.app);
+        forget_refusals(&mut journal);
         adopt(&mut journal, &place.dir, &place.app);
         Ok(Self {
             machine: Machine::new(place.node.clone(), place.app.clone(), journal),
@@ -111,6 +112,13 @@ fn forget_what_is_gone(journal: &mut Journal, dir: &AppDir, app: &AppName) {
             true
         }
     });
+}
+
+/// What was refused before anything changed may have been mended meanwhile, as in agent.toml: it is tried once more. What failed
+/// after its switch is not.
+fn forget_refusals(journal: &mut Journal) {
+    let releases = &journal.releases;
+    journal.failed.retain(|seq, _| releases.values().any(|f| f.seq == *seq && f.outcome == ReleaseOutcome::Failed));
 }
 
 /// `current` is the truth: a crash between the switch and the journal, or an older tool, may have moved it.

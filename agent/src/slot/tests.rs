@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use coord_proto::ids::Digest;
+use coord_proto::ids::{Digest, Generation};
 
 use super::*;
 use crate::journal::ReleaseOutcome;
@@ -81,4 +81,18 @@ async fn a_directory_that_will_not_do_does_not_keep_the_app_shut() {
     fs::write(temp.path().join("app"), "a file where a volume was mounted").expect("written");
     let slot = Slot::open(place).await.expect("opened");
     assert_eq!(slot.machine.journal().running, Some(Running { seq: Seq(1), release: id("r1") }), "a failed look is no word");
+}
+
+/// A unit that was not allowed may be allowed now; a release that failed its health check here may not work better.
+#[tokio::test]
+async fn what_was_refused_before_anything_changed_is_tried_once_more() {
+    let temp = tempfile::tempdir().expect("dir");
+    let place = place(temp.path());
+    let saved = opened(&place).await.machine.journal().clone();
+    let mut journal = saved.clone();
+    journal.releases.get_mut(&id("r2")).expect("r2").outcome = ReleaseOutcome::Failed;
+    journal.failed = [(Seq(2), Generation(4)), (Seq(3), Generation(5))].into();
+    journal.save(&place.state, &saved).expect("saved");
+    let slot = Slot::open(place).await.expect("opened");
+    assert_eq!(slot.machine.journal().failed, [(Seq(2), Generation(4))].into());
 }
