@@ -48,7 +48,10 @@ pub struct Config {
 pub struct Node {
     pub name: NodeName,
     pub environment: Environment,
+    /// As they were written.
     pub labels: Labels,
+    /// What selectors are compared with: the labels, and `node`, the name.
+    pub known_by: Labels,
 }
 
 /// `[download]`: how artifacts are fetched.

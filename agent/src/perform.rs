@@ -94,8 +94,9 @@ impl Performer {
         &self.config.node.name
     }
 
-    fn labels(&self) -> &Labels {
-        &self.config.node.labels
+    /// What selectors are compared with.
+    fn known_by(&self) -> &Labels {
+        &self.config.node.known_by
     }
 
     /// Brings one action to its event.
@@ -134,11 +135,11 @@ impl Performer {
         };
         let runs_already = job.journal.running.as_ref().is_some_and(|r| r.seq == seq) || job.journal.activity.is_some();
         let allowed = self.config.allows(&job.app);
-        let here = Here { app: &job.app, seq, labels: self.labels(), allowed, now: (!runs_already).then(unix_now) };
+        let here = Here { app: &job.app, seq, labels: self.known_by(), allowed, now: (!runs_already).then(unix_now) };
         if let Err(refusal) = accept(&manifest, &here) {
             return refused(refusal.code(), &refusal);
         }
-        let (asked, labels, place) = (manifest.clone(), self.labels().clone(), self.config.place(&job.app));
+        let (asked, labels, place) = (manifest.clone(), self.known_by().clone(), self.config.place(&job.app));
         // Users may be looked up far away.
         let look = move || hook::check_allowed(&asked, &labels, &place);
         match tokio::task::spawn_blocking(look).await.expect("looking up does not panic") {
@@ -204,7 +205,7 @@ impl Performer {
         let run = hook::HookRun {
             manifest,
             phase,
-            labels: self.labels(),
+            labels: self.known_by(),
             place: &place,
             context: &context,
             units: self.units.as_ref(),

@@ -102,7 +102,9 @@ fn node(merged: &Merged, host: &Host) -> Result<Node, ConfigError> {
             .parse::<NodeName>()
             .map_err(|e| merged.complain("node.name", format!("is missing, and the host name will not do: {e}")))?,
     };
-    Ok(Node { name, environment, labels: written.labels.clone() })
+    let mut known_by = written.labels.clone();
+    known_by.insert("node".to_owned(), name.to_string());
+    Ok(Node { name, environment, labels: written.labels.clone(), known_by })
 }
 
 fn etcd(merged: &Merged) -> Result<EtcdConfig, ConfigError> {

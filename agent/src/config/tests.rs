@@ -133,6 +133,7 @@ fn drop_ins_are_merged_key_by_key_in_the_order_of_their_names() {
     let config = Config::load(&path).expect("valid");
     assert_eq!(config.node.name.as_str(), "c");
     assert_eq!(config.node.labels, Labels::from([("role".into(), "web".into()), ("zone".into(), "b".into())]));
+    assert_eq!(config.node.known_by.get("node").map(String::as_str), Some("c"), "as coordctl's selectors have it");
     assert_eq!(config.allowed(), ["z"], "a list is replaced, not extended");
 }
 

@@ -37,7 +37,7 @@ impl Performer {
             mirror: self.mirror.clone(),
         };
         let id = TaskId { app: job.app.clone(), release: manifest.release.clone(), seq: manifest.seq, task: task.name.clone() };
-        let chosen = matches(&task.on, self.labels());
+        let chosen = matches(&task.on, self.known_by());
         let runner = TaskRunner { performer: self, job, manifest };
         let say = |saying| {
             let event = match saying {
