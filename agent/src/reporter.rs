@@ -9,6 +9,7 @@ use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::report::Status;
 use coord_proto::retry::{Backoff, after};
+use coord_proto::room::Room;
 use coord_proto::store::{SharedStore, StoreError, Transaction};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -16,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::presence::{Presence, guard};
+
+pub mod free;
+
+use free::{LOOK_EVERY, Measure};
 
 /// A change of progress alone is written this often: a download has one for every piece, on every server at once.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -29,6 +34,7 @@ pub struct Reporter {
     pub keys: KeySpace,
     pub presence: watch::Receiver<Option<Presence>>,
     pub statuses: watch::Receiver<Statuses>,
+    pub measure: Measure,
     /// Told when the store refuses what this presence writes: its key is gone, and must be made again.
     pub refused: Arc<Notify>,
     pub stop: CancellationToken,
@@ -36,7 +42,11 @@ pub struct Reporter {
 
 /// What the store has of one app, and since when.
 struct Written {
+    /// As it was to be reported: without what is free.
     status: Status,
+    free: Option<Room>,
+    /// When that was last looked at.
+    looked: Instant,
     at: Instant,
 }
 
@@ -68,38 +78,49 @@ impl Reporter {
         }
     }
 
-    /// Gives how long until what was held back may be written.
+    /// Gives how long until there may be something to write again.
     async fn write_new(&mut self, written: &mut BTreeMap<AppName, Written>) -> Result<Option<Duration>, StoreError> {
         let Some(guard) = guard(&self.presence) else { return Ok(None) };
         let latest = self.statuses.borrow_and_update().clone();
         let mut later = None;
         for (app, status) in latest {
             if let Some(wait) = held_back(written.get(&app), &status) {
-                later = wait.into_iter().chain(later).min();
+                later = sooner(later, wait);
+                continue;
+            }
+            later = sooner(later, LOOK_EVERY);
+            let free = free::look(&self.measure, &app).await;
+            if let Some(known) = written.get_mut(&app).filter(|known| known.status == status && !free::moved(known.free, free)) {
+                known.looked = Instant::now();
                 continue;
             }
             let key = self.keys.key(&Key::Status(status.node.clone(), app.clone()));
-            let transaction = Transaction::new().when(guard.compare()).put_record(key, &status);
+            let transaction = Transaction::new().when(guard.compare()).put_record(key, &Status { free, ..status.clone() });
             if !self.store.commit(transaction).await?.committed() {
                 warn!("the store refused this server's status: its presence is not the one that is there; registering again");
                 self.refused.notify_one();
                 return Ok(None);
             }
-            written.insert(app, Written { status, at: Instant::now() });
+            let now = Instant::now();
+            written.insert(app, Written { status, free, looked: now, at: now });
         }
         Ok(later)
     }
 }
 
-/// `None`: write it. `Some(None)`: it is written. `Some(wait)`: only progress changed, and a moment ago it was written.
-fn held_back(written: Option<&Written>, status: &Status) -> Option<Option<Duration>> {
-    let Written { status: old, at } = written?;
+/// How long this status is held back: what is written, until the disk is looked at again; a change of progress alone, a moment.
+fn held_back(written: Option<&Written>, status: &Status) -> Option<Duration> {
+    let Written { status: old, at, looked, .. } = written?;
+    let left = |since: &Instant, every: Duration| every.checked_sub(since.elapsed()).filter(|wait| !wait.is_zero());
     if old == status {
-        return Some(None);
+        return left(looked, LOOK_EVERY);
     }
     let same = Status { progress: status.progress, since: status.since, ..old.clone() } == *status;
-    let wait = PROGRESS_EVERY.checked_sub(at.elapsed()).filter(|wait| !wait.is_zero());
-    wait.filter(|_| same).map(Some)
+    left(at, PROGRESS_EVERY).filter(|_| same)
+}
+
+fn sooner(first: Option<Duration>, second: Duration) -> Option<Duration> {
+    Some(first.map_or(second, |first| first.min(second)))
 }
 
 #[cfg(test)]

@@ -24,11 +24,14 @@ use crate::config::Config;
 use crate::effects::fetch::{FetchOptions, Fetcher};
 use crate::effects::migrate::Claims;
 use crate::effects::migrate::owed::Settler;
+use crate::effects::preflight;
 use crate::http::{self, Facts};
 use crate::identity::Identity;
+use crate::layout::AppDir;
 use crate::manifests::Manifests;
 use crate::perform::Performer;
 use crate::presence::{Keeper, Registration};
+use crate::reporter::free::Measure;
 use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
 use crate::source::Source;
@@ -73,6 +76,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             keys: keys.clone(),
             presence: presence.clone(),
             statuses: statuses_seen,
+            measure: measure(&config),
             refused,
             stop: stop.clone(),
         }
@@ -140,6 +144,12 @@ fn info_record(config: &Config) -> NodeInfo {
         apps: config.allowed().to_vec(),
         since: unix_now(),
     }
+}
+
+/// Where releases are unpacked is where there must be room.
+fn measure(config: &Config) -> Measure {
+    let config = config.clone();
+    Arc::new(move |app| preflight::available_for(&AppDir::new(config.place(app).path).releases()))
 }
 
 /// Where people find this machine: its addresses but for loopback and link-local ones. They are shown and never used.

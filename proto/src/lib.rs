@@ -32,6 +32,7 @@ pub mod record;
 pub mod report;
 pub mod retry;
 pub mod rollout;
+pub mod room;
 pub mod store;
 pub mod tls;
 pub mod trust;

@@ -1,10 +1,13 @@
 //! What a server says of itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AppName, Digest, Generation, NodeName, Nonce, ReleaseId, RolloutId, Seq};
 use crate::labels::Labels;
 use crate::record::record;
+use crate::room::Room;
 
 /// `nodes/<node>/info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,12 @@ pub struct Status {
     /// The `restart` of the desired record that was obeyed last.
     #[serde(default)]
     pub restarted: u64,
+    /// Releases that are there whole, with the artifact that each was unpacked from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<ReleaseId, Digest>,
+    /// What was free on the app's file system when this was written; a hint for plans: the server looks again before a download.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free: Option<Room>,
     /// Unix seconds, by the server's own clock.
     pub since: i64,
 }

@@ -31,6 +31,9 @@ impl Machine {
             digest: running_facts.map(|f| f.digest.clone()),
             progress: self.progress,
             restarted: j.restarted,
+            held: j.releases.iter().map(|(release, facts)| (release.clone(), facts.digest.clone())).collect(),
+            // Not the machine's to know: the reporter looks when it writes.
+            free: None,
             since: now,
         }
     }

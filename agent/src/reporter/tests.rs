@@ -1,3 +1,6 @@
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::lock::Guard;
 use coord_proto::report::{HealthState, Progress, Step};
@@ -26,6 +29,8 @@ fn status(words: &str, done: Option<u64>) -> Status {
         digest: None,
         progress: done.map(|done| Progress { done, total: 1_000 }),
         restarted: 0,
+        held: std::collections::BTreeMap::new(),
+        free: None,
         // Changes with every status, as the loop does it.
         since: done.map_or(0, |done| i64::try_from(done).expect("small")),
     }
@@ -37,6 +42,8 @@ struct Bench {
     key: String,
     presence: watch::Sender<Option<Presence>>,
     statuses: watch::Sender<Statuses>,
+    /// Bytes that are free.
+    disk: Arc<AtomicU64>,
     refused: Arc<Notify>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -48,17 +55,20 @@ async fn bench() -> Bench {
     let (presence, presence_seen) = watch::channel(None);
     let (statuses, statuses_seen) = watch::channel(Statuses::new());
     let refused = Arc::new(Notify::new());
+    let disk = Arc::new(AtomicU64::new(1_000));
+    let measured = disk.clone();
     let reporter = Reporter {
         store: Arc::new(client.clone()),
         keys: keys.clone(),
         presence: presence_seen,
         statuses: statuses_seen,
+        measure: Arc::new(move |_| Some(Room { bytes: measured.load(Relaxed), inodes: 10 })),
         refused: refused.clone(),
         stop: stop.clone(),
     };
     tokio::spawn(reporter.run());
     let key = keys.key(&Key::Status("web-1".parse().expect("node"), "a".parse().expect("app")));
-    Bench { store, client, key, presence, statuses, refused, _stop: stop.drop_guard() }
+    Bench { store, client, key, presence, statuses, disk, refused, _stop: stop.drop_guard() }
 }
 
 impl Bench {
@@ -89,6 +99,12 @@ impl Bench {
     async fn now(&self) -> Option<(String, Option<u64>)> {
         let read = read_record::<Status>(&self.store, &self.key).await.expect("readable");
         read.map(|(s, _)| (s.words, s.progress.map(|p| p.done)))
+    }
+
+    /// Free bytes, as the store has them.
+    async fn free(&self) -> Option<u64> {
+        let read = read_record::<Status>(&self.store, &self.key).await.expect("readable");
+        read.and_then(|(s, _)| s.free).map(|room| room.bytes)
     }
 
     /// Puts of the status so far.
@@ -156,4 +172,27 @@ async fn progress_alone_is_written_now_and_then_and_the_last_one_for_sure() {
     assert_eq!(bench.now().await, Some(("prepared".into(), Some(99))), "what matters is not held back");
     bench.report(status("prepared", Some(100)));
     assert_eq!(bench.stored().await, Some(("prepared".into(), Some(100))));
+}
+
+/// A plan reads it: it is as fresh as the last report, and an agent with nothing to do writes only what is worth it.
+#[tokio::test(start_paused = true)]
+async fn what_is_free_is_told_with_each_report_and_seldom_between_them() {
+    let bench = bench().await;
+    bench.register().await;
+    bench.report(status("one", None));
+    bench.stored().await;
+    assert_eq!(bench.free().await, Some(1_000));
+    let before = bench.writes().await;
+    bench.disk.store(960, Relaxed);
+    bench.report(status("two", None));
+    bench.stored().await;
+    assert_eq!((bench.free().await, bench.writes().await), (Some(960), before + 1), "with a report");
+    bench.disk.store(940, Relaxed);
+    tokio::time::sleep(3 * LOOK_EVERY).await;
+    assert_eq!((bench.free().await, bench.writes().await), (Some(960), before + 1), "not for a twentieth");
+    bench.disk.store(100, Relaxed);
+    tokio::time::sleep(LOOK_EVERY + LONG).await;
+    assert_eq!((bench.free().await, bench.writes().await), (Some(100), before + 2), "by itself");
+    tokio::time::sleep(20 * LOOK_EVERY).await;
+    assert_eq!(bench.writes().await, before + 2, "an idle server is silent");
 }

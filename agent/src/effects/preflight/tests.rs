@@ -18,15 +18,9 @@ fn artifact(size: u64, unpacked_size: u64, entries: u64) -> Artifact {
 }
 
 #[test]
-fn what_is_needed_comes_from_the_signed_sizes() {
-    let needed = Room::needed(&artifact(100, 1000, 10));
-    assert_eq!(needed, Room { bytes: 100 + 1000 + 10 * 4096 + MARGIN_BYTES, inodes: 10 + MARGIN_INODES });
-}
-
-#[test]
 fn too_few_bytes_or_inodes_are_told_with_numbers_and_path() {
     let needed = Room { bytes: 10, inodes: 5 };
-    let check = |bytes, inodes| needed.check(Room { bytes, inodes }, Path::new("/srv/app"));
+    let check = |bytes, inodes| compare(needed, Room { bytes, inodes }, Path::new("/srv/app"));
     check(10, 5).expect("just enough");
     let error = check(9, 5).expect_err("too few bytes");
     assert_eq!(error.to_string(), "not enough disk space in /srv/app: 10 bytes are needed, 9 are free");
@@ -40,4 +34,11 @@ fn a_real_file_system_is_asked() {
     check(temp.path(), &artifact(1, 1, 1)).expect("room for one byte");
     assert!(matches!(check(temp.path(), &artifact(1, u64::MAX / 2, 1)), Err(PreflightError::DiskFull { .. })));
     assert!(matches!(check(Path::new("/nonexistent"), &artifact(1, 1, 1)), Err(PreflightError::Io(_))));
+}
+
+#[test]
+fn a_directory_that_is_not_made_yet_has_the_room_of_the_one_above() {
+    let temp = tempfile::tempdir().expect("temp dir");
+    let room = available_for(&temp.path().join("app/releases")).expect("asked");
+    assert!(room.bytes > 0 && room.inodes > 0, "{room:?}");
 }

@@ -65,6 +65,8 @@ fn report(fleet: &mut Fleet, node: &str, floor: u64, running: u64) {
         digest: None,
         progress: None,
         restarted: 0,
+        held: std::collections::BTreeMap::new(),
+        free: None,
         since: 0,
     };
     fleet.nodes.entry(node).or_default().apps.entry(name()).or_default().status = Some(status);

@@ -23,6 +23,8 @@ fn fleet() -> Fleet {
         digest: None,
         progress: None,
         restarted: 0,
+        held: std::collections::BTreeMap::new(),
+        free: None,
         since: 1_000,
     };
     let desired = Desired {

@@ -314,6 +314,8 @@ impl Body {
             digest: None,
             progress: None,
             restarted: desired.restart,
+            held: std::collections::BTreeMap::new(),
+            free: None,
             since: 0,
         };
         let key = self.keys.key(&Key::Status(self.node.clone(), self.app.clone()));

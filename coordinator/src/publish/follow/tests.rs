@@ -117,6 +117,8 @@ fn report(fleet: &mut Fleet, node: &str, words: &str, failed: Option<&str>) {
         digest: None,
         progress: None,
         restarted: 0,
+        held: std::collections::BTreeMap::new(),
+        free: None,
         since: 0,
     };
     fleet.nodes.entry(name).or_default().apps.entry(app()).or_default().status = Some(status);

@@ -204,6 +204,8 @@ impl World {
             digest: None,
             progress: None,
             restarted: desired.restart,
+            held: std::collections::BTreeMap::new(),
+            free: None,
             since: 0,
         });
     }

@@ -107,6 +107,8 @@ fn status(n: usize, running: (u64, &str), step: Step, words: &str) -> Status {
         digest: None,
         progress: None,
         restarted: 0,
+        held: std::collections::BTreeMap::new(),
+        free: None,
         since: NOW - 30,
     }
 }
