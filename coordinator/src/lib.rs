@@ -37,6 +37,7 @@ pub mod deploy_file;
 pub mod exit;
 mod new_file;
 pub mod pack;
+pub mod plan;
 pub mod ports;
 pub mod publish;
 pub mod sign;

@@ -27,6 +27,7 @@ use crate::sign::{SignError, Signer};
 use crate::ui::Failure;
 
 pub mod follow;
+pub mod preview;
 pub mod standing;
 
 use standing::Standing;

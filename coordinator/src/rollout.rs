@@ -31,13 +31,14 @@ mod budget;
 mod course;
 mod duties;
 mod ending;
-mod names;
+pub(crate) mod names;
 mod progress;
 mod tasks;
 mod tell;
 mod timers;
 mod wishes;
 
+pub use batches::choose;
 use course::Course;
 pub use timers::Timers;
 

@@ -130,6 +130,7 @@ fn staging_changes_nothing_that_the_app_can_see() {
     let done = play(&mut m, first);
     assert_eq!(done, [Action::Load(Seq(2)), Action::Stage(Seq(2)), Action::Prepare(Seq(2))]);
     assert_eq!(m.status(0).staged, Some(Seq(2)));
+    assert_eq!(m.status(0).held.get(&"r2".parse().expect("release")), Some(&Digest::of(b"r2")), "it is there whole");
     assert_eq!(m.journal().running.as_ref().map(|r| r.seq), Some(Seq(1)));
 }
 

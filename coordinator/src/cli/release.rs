@@ -13,6 +13,7 @@ use crate::pack::{self, Packed};
 use crate::ui::{Failure, Format, Ui};
 
 mod list;
+mod plan;
 mod publish;
 mod show;
 

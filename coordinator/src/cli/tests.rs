@@ -18,6 +18,7 @@ fn every_command_of_the_reference_is_there() {
         "release verify app v1 --trust t.toml",
         "rollout status app --json",
         "rollout watch app --timeout 10m",
+        "release publish dir --plan --json",
         "status --json",
         "node list --json",
         "node show web-1",

@@ -28,7 +28,7 @@ use crate::upload::{Uploaded, Uploader};
 pub struct Args {
     /// The application with its deploy.toml, or a prebuilt .tar.gz or .tar.zst (deploy.toml is then read from the current directory)
     #[arg(default_value = ".", value_name = "DIR|FILE")]
-    source: PathBuf,
+    pub(super) source: PathBuf,
     /// The release's id [default: the time, UTC]
     #[arg(long, value_name = "ID")]
     release: Option<ReleaseId>,
@@ -37,13 +37,19 @@ pub struct Args {
     revision: Option<String>,
     /// Signing key, `-` for standard input; may be given several times [default: COORDCTL_KEY_DATA, else the context's `signing_key`]
     #[arg(long, value_name = "FILE", env = "COORDCTL_KEY")]
-    key: Vec<PathBuf>,
+    pub(super) key: Vec<PathBuf>,
     /// Only these servers (role=web,zone=a or node=web-1); such a release does not become stable
     #[arg(long, value_name = "SELECTOR")]
     limit: Option<Selector>,
     /// Servers at a time, instead of `[rollout] serial`: 2, 25% or 1,25%
     #[arg(long, value_name = "SIZES")]
     serial: Option<Serial>,
+    /// Show what would happen and where it would halt, and change nothing; 3: it would be refused
+    #[arg(long)]
+    plan: bool,
+    /// The plan as JSON
+    #[arg(long)]
+    pub(super) json: bool,
     /// Do not wait: 0 means that the release was accepted
     #[arg(long)]
     detach: bool,
@@ -63,21 +69,15 @@ pub async fn run(args: Args, session: Session) -> Done {
     let ui = session.ui;
     // Everything that can be refused is looked at before something long begins.
     let deploy = DeployFile::load(&application_of(&args.source), Some(&session.context.environment))?;
+    if args.plan {
+        return super::plan::run(&args, &session, &deploy).await;
+    }
     let signers = signers(&args.key, &session)?;
     let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
     let standing = look(&session, &deploy, args.release.as_ref()).await?;
     let packed = packed(&args.source, &deploy, &std::env::temp_dir(), ui).await?;
     upload(&session, &standing.stores, &packed).await?;
-    let request = Request {
-        environment: session.context.environment.clone(),
-        artifact: packed.artifact.clone(),
-        release: args.release.clone(),
-        revision: args.revision.clone().or_else(|| git_head(&args.source)),
-        serial: args.serial.clone(),
-        limit: args.limit.clone(),
-        by: actor(),
-        deploy: &deploy,
-    };
+    let request = request(&args, &session, &deploy, &packed);
     let signing = Signing { signers: &signers, trust: trust.as_ref() };
     let published = publish(session.store.as_ref(), &session.keys, &signing, &request, words::now()).await;
     let published = published.map_err(|error| match error {
@@ -85,6 +85,20 @@ pub async fn run(args: Args, session: Session) -> Done {
         error => error.failure(),
     });
     follow(&args, &session, published?).await
+}
+
+/// What is asked for on this command line.
+pub(super) fn request<'a>(args: &Args, session: &Session, deploy: &'a DeployFile, packed: &Packed) -> Request<'a> {
+    Request {
+        environment: session.context.environment.clone(),
+        artifact: packed.artifact.clone(),
+        release: args.release.clone(),
+        revision: args.revision.clone().or_else(|| git_head(&args.source)),
+        serial: args.serial.clone(),
+        limit: args.limit.clone(),
+        by: actor(),
+        deploy,
+    }
 }
 
 async fn follow(args: &Args, session: &Session, published: Published) -> Done {
@@ -106,7 +120,8 @@ async fn look(session: &Session, deploy: &DeployFile, release: Option<&ReleaseId
     Ok(standing)
 }
 
-fn signers(files: &[PathBuf], session: &Session) -> Result<Vec<Signer>, Failure> {
+/// The keys that sign.
+pub(super) fn signers(files: &[PathBuf], session: &Session) -> Result<Vec<Signer>, Failure> {
     let data = std::env::var(DATA_VARIABLE).ok().filter(|data| !data.trim().is_empty());
     let sources: Vec<KeySource> = match (files, data) {
         ([], Some(data)) => vec![KeySource::Text(data)],

@@ -1,0 +1,47 @@
+//! What would be published now, and what would refuse it. Nothing is written: no sequence number, no archive, no manifest.
+
+use coord_proto::keys::KeySpace;
+use coord_proto::manifest::Manifest;
+use coord_proto::rollout::RolloutSpec;
+use coord_proto::store::Store;
+
+use super::{Draft, PublishError, Request, Signing, Standing, free_release};
+
+/// A release that is not published.
+#[derive(Debug)]
+pub struct Preview {
+    pub spec: RolloutSpec,
+    pub manifest: Manifest,
+    /// All that stands in its way, not only the first.
+    pub refused: Vec<PublishError>,
+}
+
+/// Drafts it as [`super::publish`] would. `now` is Unix seconds.
+///
+/// # Errors
+/// The store does not answer, or a key cannot sign: whether it would be refused, nobody knows then.
+pub async fn preview(
+    store: &dyn Store,
+    keys: &KeySpace,
+    signing: &Signing<'_>,
+    request: &Request<'_>,
+    now: i64,
+) -> Result<Preview, PublishError> {
+    let standing = Standing::look(store, keys, &request.deploy.app).await?;
+    let mut refused: Vec<PublishError> = standing.admit().err().into_iter().collect();
+    let release = match free_release(store, keys, request, now).await {
+        Ok(release) => release,
+        Err(PublishError::ReleaseTaken { release, by }) => {
+            refused.push(PublishError::ReleaseTaken { release: release.clone(), by });
+            release
+        }
+        Err(error) => return Err(error),
+    };
+    let draft = Draft::new(&standing, request, release, now);
+    match signing.seal(&draft.manifest) {
+        Ok(_) => {}
+        Err(error @ (PublishError::NotTrusted(_) | PublishError::Manifest(_))) => refused.push(error),
+        Err(error) => return Err(error),
+    }
+    Ok(Preview { spec: draft.spec(request), manifest: draft.manifest, refused })
+}
