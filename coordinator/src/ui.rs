@@ -4,11 +4,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
+pub mod board;
 pub mod error;
 pub mod progress;
 pub mod table;
 pub mod words;
 
+pub use board::Board;
 pub use error::Failure;
 pub use progress::Progress;
 pub use table::Table;
@@ -62,6 +64,21 @@ impl Ui {
     /// As [`Ui::out`].
     pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
         self.out(serde_json::to_string_pretty(value).map_err(io::Error::other)?)
+    }
+
+    /// Prints one event of a stream: one object, one line.
+    ///
+    /// # Errors
+    /// As [`Ui::out`], and [`io::ErrorKind::BrokenPipe`] when the reader is gone: a stream is worth nothing without one.
+    pub fn event(&self, value: &impl Serialize) -> io::Result<()> {
+        let line = serde_json::to_string(value).map_err(io::Error::other)?;
+        let mut out = io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush())
+    }
+
+    /// Lines that are redrawn in place, where there is a terminal.
+    pub fn board(&self) -> Option<Board> {
+        self.bars.then(Board::new)
     }
 
     /// A line about what happens. There is nowhere to report that stderr is gone.

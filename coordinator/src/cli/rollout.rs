@@ -14,6 +14,8 @@ use crate::publish::follow::Follower;
 use crate::ui::{Failure, Format, Table, Ui, words};
 use crate::view::Fleet;
 
+pub(super) mod watch;
+
 /// `coordctl rollout …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -29,6 +31,9 @@ pub enum Command {
         /// Wait at most this long
         #[arg(long, default_value = TIMEOUT, value_parser = humantime::parse_duration, value_name = "TIME")]
         timeout: Duration,
+        /// Each event as one line of JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -58,9 +63,10 @@ pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
             }
             Ok(Exit::Done)
         }
-        Command::Watch { app, timeout } => {
+        Command::Watch { app, timeout, json } => {
             let spec = View::of(&fleet, &app)?.spec.clone();
-            wait::to_the_end(&session, Follower::new(app, spec.id, spec.release, spec.by.user), timeout).await
+            let follower = Follower::new(app, spec.id, spec.release, spec.by.user);
+            wait::to_the_end(&session, follower, timeout, Format::of(json)).await
         }
     }
 }

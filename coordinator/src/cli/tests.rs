@@ -17,7 +17,7 @@ fn every_command_of_the_reference_is_there() {
         "release show app v1 --json",
         "release verify app v1 --trust t.toml",
         "rollout status app --json",
-        "rollout watch app --timeout 10m",
+        "rollout watch app --timeout 10m --json",
         "release publish dir --plan --json",
         "status --json",
         "node list --json",

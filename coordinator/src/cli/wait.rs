@@ -1,14 +1,16 @@
-//! Waits for a rollout to end, and says how it goes.
+//! Waits for a rollout to end, while its display says how it goes.
 
+use std::io;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::rollout::watch::Display;
 use super::{Done, Session};
 use crate::exit::Exit;
 use crate::observe;
 use crate::publish::follow::{Ending, Follower};
-use crate::ui::Failure;
+use crate::ui::{Failure, Format};
 
 /// Longest wait where `--timeout` names none.
 pub const TIMEOUT: &str = "1h";
@@ -18,36 +20,50 @@ enum Waited {
     Ended(Ending),
     TimedOut,
     Interrupted,
+    /// Whoever read the events is gone.
+    Unread,
 }
 
 /// Follows to the end, prints it, and gives its exit code.
 ///
 /// # Errors
-/// stdout cannot be written.
-pub async fn to_the_end(session: &Session, mut follower: Follower, timeout: Duration) -> Done {
+/// The wait timed out or was interrupted: the rollout goes on. stdout cannot be written.
+pub async fn to_the_end(session: &Session, mut follower: Follower, timeout: Duration, format: Format) -> Done {
     let stop = CancellationToken::new();
     let _stopped = stop.clone().drop_guard();
-    let waited = follow(session, &mut follower, timeout, stop).await?;
+    let mut display = Display::of(session.ui, format);
+    let waited = follow(session, &mut follower, &mut display, (timeout, stop)).await;
     let again = format!("the rollout goes on; `coordctl rollout watch {}` follows it", follower.app());
-    match waited {
-        Waited::Ended(ending) => print(session, &ending),
-        Waited::TimedOut => {
-            let words = format!("the rollout did not end within {}", humantime::format_duration(timeout));
-            Err(Failure::new(Exit::TimedOut, words).hint(again))
+    let words = match waited {
+        Ok(Waited::Ended(ending)) => return display.ended(&ending),
+        Ok(Waited::Unread) => return Ok(Exit::TimedOut),
+        Ok(Waited::TimedOut) => format!("the rollout did not end within {}", humantime::format_duration(timeout)),
+        Ok(Waited::Interrupted) => "interrupted: the watching has ended, the rollout has not".to_owned(),
+        Err(failure) => {
+            display.left(&failure)?;
+            return Err(failure);
         }
-        Waited::Interrupted => Err(Failure::new(Exit::TimedOut, "interrupted").hint(again)),
-    }
+    };
+    let failure = Failure::new(Exit::TimedOut, words).hint(again);
+    display.left(&failure)?;
+    Err(failure)
 }
 
-async fn follow(session: &Session, follower: &mut Follower, timeout: Duration, stop: CancellationToken) -> Result<Waited, Failure> {
+async fn follow(
+    session: &Session,
+    follower: &mut Follower,
+    display: &mut Display,
+    (timeout, stop): (Duration, CancellationToken),
+) -> Result<Waited, Failure> {
     let mut fleets = observe::fleets(session.store.clone(), session.keys.clone(), stop);
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
     loop {
         let fleet = fleets.borrow_and_update().clone();
         if let Some(fleet) = fleet {
-            for line in follower.news(&fleet) {
-                session.ui.note(line);
+            match display.show(follower, &fleet) {
+                Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(Waited::Unread),
+                shown => shown?,
             }
             if let Some(ending) = follower.ending(&fleet) {
                 return Ok(Waited::Ended(ending));
@@ -60,17 +76,4 @@ async fn follow(session: &Session, follower: &mut Follower, timeout: Duration, s
             changed = fleets.changed() => changed.map_err(|_| Failure::new(Exit::Error, "the view of the fleet ended").hint(session.away_hint()))?,
         }
     }
-}
-
-fn print(session: &Session, ending: &Ending) -> Done {
-    let ui = session.ui;
-    for part in [&ending.servers, &ending.recap, &ending.words] {
-        if !part.is_empty() {
-            ui.out(part)?;
-        }
-    }
-    if !ending.hint.is_empty() {
-        ui.note(format!("hint: {}", ending.hint));
-    }
-    Ok(ending.exit)
 }

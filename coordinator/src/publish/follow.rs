@@ -10,6 +10,9 @@ use crate::ui::table::printable;
 use crate::ui::{Table, words};
 use crate::view::Fleet;
 
+pub mod events;
+pub mod picture;
+
 /// Lines of a failed hook's output that are shown; `coordctl node show` has more of them.
 const OUTPUT_LINES_MAX: usize = 20;
 
@@ -51,7 +54,7 @@ impl Follower {
     }
 
     /// The rollout's state, current or finished.
-    fn state<'a>(&self, fleet: &'a Fleet) -> Option<&'a RolloutState> {
+    pub fn state<'a>(&self, fleet: &'a Fleet) -> Option<&'a RolloutState> {
         let app = fleet.apps.get(&self.app)?;
         let current = app.state.as_ref().filter(|s| s.id == self.rollout);
         current.or_else(|| app.history.get(&self.rollout).map(|h| &h.state))
@@ -59,6 +62,37 @@ impl Follower {
 
     /// Lines for what changed since the last call.
     pub fn news(&mut self, fleet: &Fleet) -> Vec<String> {
+        let mut lines = self.connection(fleet);
+        let Some(state) = self.state(fleet).filter(|_| fleet.fresh) else { return lines };
+        self.say(&mut lines, "phase", phase_line(state));
+        self.note_failures(fleet, state);
+        for target in &state.targets {
+            if let Some(words) = self.server_words(fleet, &target.node, target.outcome) {
+                self.say(&mut lines, target.node.as_str(), format!("  {}: {words}", target.node));
+            }
+            self.say_output(&mut lines, fleet, &target.node);
+        }
+        lines
+    }
+
+    /// The same beside a picture of what goes on: only what must stay to be read.
+    pub fn lasting_news(&mut self, fleet: &Fleet) -> Vec<String> {
+        let mut lines = self.connection(fleet);
+        let Some(state) = self.state(fleet).filter(|_| fleet.fresh) else { return lines };
+        self.note_failures(fleet, state);
+        for target in &state.targets {
+            let status = fleet.node_app(&target.node, &self.app).and_then(|slot| slot.status.as_ref());
+            let failed = status.is_some_and(|s| s.failure.is_some()) || target.outcome == Outcome::Unreachable;
+            if let Some(words) = self.server_words(fleet, &target.node, target.outcome).filter(|_| failed) {
+                self.say(&mut lines, target.node.as_str(), format!("{}: {words}", target.node));
+            }
+            self.say_output(&mut lines, fleet, &target.node);
+        }
+        lines
+    }
+
+    /// What is wrong with what is seen, once each time.
+    fn connection(&mut self, fleet: &Fleet) -> Vec<String> {
         let mut lines = Vec::new();
         if !fleet.fresh {
             self.say(&mut lines, "etcd", "etcd does not answer; what is shown is the last that was seen".to_owned());
@@ -69,15 +103,6 @@ impl Follower {
             self.say(&mut lines, "leader", "no coordinator leads at the moment; the rollout goes on when one does".to_owned());
         } else {
             self.said.remove("leader");
-        }
-        let Some(state) = self.state(fleet) else { return lines };
-        self.say(&mut lines, "phase", phase_line(state));
-        self.note_failures(fleet, state);
-        for target in &state.targets {
-            if let Some(words) = self.server_words(fleet, &target.node, target.outcome) {
-                self.say(&mut lines, target.node.as_str(), format!("  {}: {words}", target.node));
-            }
-            self.say_output(&mut lines, fleet, &target.node);
         }
         lines
     }

@@ -11,16 +11,16 @@ use coord_proto::trust::Trust;
 
 use super::{application_of, packed};
 use crate::cli::key::{self, DATA_VARIABLE};
+use crate::cli::rollout::watch;
 use crate::cli::wait::{self, TIMEOUT};
 use crate::cli::{Done, Session, actor};
 use crate::deploy_file::DeployFile;
-use crate::exit::Exit;
 use crate::pack::Packed;
 use crate::publish::follow::Follower;
 use crate::publish::standing::Standing;
 use crate::publish::{PublishError, Published, Request, Signing, check_free, publish};
 use crate::sign::{KeySource, Signer};
-use crate::ui::{Failure, words};
+use crate::ui::{Failure, Format, words};
 use crate::upload::{Uploaded, Uploader};
 
 /// What is published, and how.
@@ -47,7 +47,7 @@ pub struct Args {
     /// Show what would happen and where it would halt, and change nothing; 3: it would be refused
     #[arg(long)]
     plan: bool,
-    /// The plan as JSON
+    /// The plan as JSON, or else each event of the rollout as one line of JSON
     #[arg(long)]
     pub(super) json: bool,
     /// Do not wait: 0 means that the release was accepted
@@ -105,10 +105,10 @@ async fn follow(args: &Args, session: &Session, published: Published) -> Done {
     let spec = published.spec;
     session.ui.note(format!("published release {} (number {}, rollout {})", spec.release, spec.seq, spec.id));
     if args.detach {
-        session.ui.out(format!("accepted release {}", spec.release))?;
-        return Ok(Exit::Done);
+        return watch::accepted(session.ui, Format::of(args.json), &spec);
     }
-    wait::to_the_end(session, Follower::new(spec.app, spec.id, spec.release, spec.by.user), args.timeout).await
+    let follower = Follower::new(spec.app, spec.id, spec.release, spec.by.user);
+    wait::to_the_end(session, follower, args.timeout, Format::of(args.json)).await
 }
 
 async fn look(session: &Session, deploy: &DeployFile, release: Option<&ReleaseId>) -> Result<Standing, Failure> {

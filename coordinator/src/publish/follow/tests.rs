@@ -6,27 +6,27 @@ use coord_proto::rollout::{Actor, RolloutKind, RolloutPolicy, RolloutSpec, Stabl
 
 use super::*;
 
-fn app() -> AppName {
+pub(super) fn app() -> AppName {
     "mootube".parse().expect("app")
 }
 
-fn rollout() -> RolloutId {
+pub(super) fn rollout() -> RolloutId {
     "7-a".parse().expect("rollout")
 }
 
-fn release(id: &str) -> ReleaseId {
+pub(super) fn release(id: &str) -> ReleaseId {
     id.parse().expect("release")
 }
 
-fn follower() -> Follower {
+pub(super) fn follower() -> Follower {
     Follower::new(app(), rollout(), release("r7"), "alice".into())
 }
 
-fn target(node: &str, batch: usize, outcome: Outcome) -> Target {
+pub(super) fn target(node: &str, batch: usize, outcome: Outcome) -> Target {
     Target { node: node.parse().expect("node"), batch, prior: Seq(6), told: true, outcome }
 }
 
-fn state(phase: RolloutPhase, targets: Vec<Target>) -> RolloutState {
+pub(super) fn state(phase: RolloutPhase, targets: Vec<Target>) -> RolloutState {
     RolloutState {
         id: rollout(),
         seq: Seq(7),
@@ -51,7 +51,7 @@ fn state(phase: RolloutPhase, targets: Vec<Target>) -> RolloutState {
     }
 }
 
-fn fleet(state: RolloutState) -> Fleet {
+pub(super) fn fleet(state: RolloutState) -> Fleet {
     let leader = LeaderRecord { host: "c".into(), pid: 1, instance: Nonce::fixed("l"), since: 0 };
     let mut fleet = Fleet { fresh: true, leader: Some(leader), ..Fleet::default() };
     let view = fleet.apps.entry(app()).or_default();
@@ -70,11 +70,11 @@ fn fleet(state: RolloutState) -> Fleet {
     fleet
 }
 
-fn actor(user: &str) -> Actor {
+pub(super) fn actor(user: &str) -> Actor {
     Actor { user: user.into(), host: "laptop".into(), at: 0, message: None }
 }
 
-fn spec(id: RolloutId, name: &str, user: &str) -> RolloutSpec {
+pub(super) fn spec(id: RolloutId, name: &str, user: &str) -> RolloutSpec {
     RolloutSpec {
         id,
         app: app(),
@@ -88,7 +88,7 @@ fn spec(id: RolloutId, name: &str, user: &str) -> RolloutSpec {
     }
 }
 
-fn report(fleet: &mut Fleet, node: &str, words: &str, failed: Option<&str>) {
+pub(super) fn report(fleet: &mut Fleet, node: &str, words: &str, failed: Option<&str>) {
     let name: NodeName = node.parse().expect("node");
     let failure = failed.map(|text| Failure {
         seq: Seq(7),
