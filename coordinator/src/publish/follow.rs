@@ -237,11 +237,18 @@ impl Follower {
 
 fn phase_line(state: &RolloutState) -> String {
     let reason = if state.reason.is_empty() { String::new() } else { format!(" ({})", state.reason) };
+    match state.phase {
+        RolloutPhase::AwaitingPromotion => phase_words(state),
+        _ => phase_words(state) + &reason,
+    }
+}
+
+fn phase_words(state: &RolloutState) -> String {
     let paused = if state.paused { ", paused" } else { "" };
     match state.phase {
-        RolloutPhase::Running => format!("batch {} of {}{paused}{reason}", state.batch + 1, state.batches.max(1)),
+        RolloutPhase::Running => format!("batch {} of {}{paused}", state.batch + 1, state.batches.max(1)),
         RolloutPhase::AwaitingPromotion => "the first batch is done; `coordctl rollout promote` opens the next".to_owned(),
-        phase => format!("{}{paused}{reason}", phase.words()),
+        phase => format!("{}{paused}", phase.words()),
     }
 }
 

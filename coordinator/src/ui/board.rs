@@ -63,15 +63,23 @@ impl Board {
         Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_PER_SECOND)), rows: Vec::new() }
     }
 
-    /// Shows these lines instead of those before.
+    /// Shows these lines, below an empty one, instead of those before.
+    ///
+    /// The empty one is there for the `^C` that a terminal shows: it moves the cursor to the next line, unseen, so that the topmost line
+    /// is the one that stays behind.
     pub fn draw(&mut self, lines: &[Line]) {
+        let gap = Line::new(Tone::Plain, String::new());
+        let lines: Vec<&Line> = std::iter::once(&gap).filter(|_| !lines.is_empty()).chain(lines).collect();
         for (row, _) in self.rows.drain(lines.len().min(self.rows.len())..) {
             row.finish_and_clear();
             self.screen.remove(&row);
         }
-        for (at, line) in lines.iter().enumerate() {
+        for (at, line) in lines.into_iter().enumerate() {
             if at == self.rows.len() {
-                self.rows.push((self.row(line.tone), line.tone));
+                let row = self.row(line.tone);
+                // Seen from now on, even if it is empty.
+                row.set_message(line.text.clone());
+                self.rows.push((row, line.tone));
             }
             let (row, tone) = &mut self.rows[at];
             if *tone != line.tone {

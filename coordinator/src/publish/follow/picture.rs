@@ -5,7 +5,7 @@ use coord_proto::report::{Status, Step};
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
 use indicatif::HumanBytes;
 
-use super::{Follower, phase_line};
+use super::{Follower, phase_words};
 use crate::ui::board::{Line, Tone};
 use crate::ui::table::printable;
 use crate::ui::words;
@@ -23,8 +23,10 @@ pub fn lines(follower: &Follower, fleet: &Fleet) -> Vec<Line> {
     let Some(state) = follower.state(fleet) else {
         return vec![Line::new(Tone::Head, format!("release {} of {}: waiting for the coordinator", follower.release, follower.app))];
     };
-    let mut lines =
-        vec![Line::new(Tone::Head, printable(&format!("release {} of {}: {}", state.release, follower.app, phase_line(state))))];
+    let mut lines = vec![Line::new(Tone::Head, format!("release {} of {}: {}", state.release, follower.app, phase_words(state)))];
+    if !state.reason.is_empty() {
+        lines.push(Line::new(Tone::Quiet, printable(&state.reason)));
+    }
     lines.extend(bars(follower, fleet, state));
     lines.extend(servers(follower, fleet, state));
     lines
@@ -90,11 +92,7 @@ impl Counts {
 fn bars(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Vec<Line> {
     match state.phase {
         RolloutPhase::Staging => vec![staging_bar(follower, fleet, state)],
-        RolloutPhase::RollingBack => {
-            let told = || state.targets.iter().filter(|target| target.told);
-            let back = told().filter(|target| target.outcome == Outcome::RolledBack).count();
-            vec![bar(Tone::Bad, "going back", back, told().count(), format!("{back} of {} servers are back", told().count()))]
-        }
+        RolloutPhase::RollingBack => vec![way_back_bar(follower, fleet, state)],
         _ => batch_bars(state),
     }
 }
@@ -106,6 +104,12 @@ fn staging_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Line
     let bytes = if bytes > 0 { format!(", {} so far", HumanBytes(bytes)) } else { String::new() };
     let total = state.targets.len();
     bar(Tone::Plain, "staging", staged, total, format!("{staged} of {total} servers are ready{bytes}"))
+}
+
+fn way_back_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Line {
+    let told: Vec<&Target> = state.targets.iter().filter(|target| target.told).collect();
+    let back = told.iter().filter(|target| is_back(follower, fleet, target)).count();
+    bar(Tone::Bad, "going back", back, told.len(), format!("{back} of {} are back", servers_of(told.len())))
 }
 
 fn batch_bars(state: &RolloutState) -> Vec<Line> {
@@ -172,6 +176,9 @@ enum Rank {
 }
 
 fn rank(follower: &Follower, fleet: &Fleet, state: &RolloutState, target: &Target) -> Rank {
+    if state.phase == RolloutPhase::RollingBack {
+        return if is_back(follower, fleet, target) { Rank::Done } else { Rank::Busy };
+    }
     match (target.outcome, status(follower, fleet, &target.node)) {
         (Outcome::Failed | Outcome::Unreachable, _) => Rank::Trouble,
         (Outcome::Done, Some(status)) if state.phase == RolloutPhase::Finishing && status.step == Step::AfterTasks => Rank::Busy,
@@ -192,7 +199,9 @@ fn server_line(follower: &Follower, fleet: &Fleet, target: &Target, rank: Rank, 
     };
     let status = status(follower, fleet, &target.node);
     let words = match follower.server_words(fleet, &target.node, target.outcome) {
-        Some(_) if rank == Rank::Busy => status.map(|status| status.words.clone()).unwrap_or_default(),
+        Some(_) if rank == Rank::Busy || target.outcome == Outcome::Failed && rank == Rank::Done => {
+            status.map(|status| status.words.clone()).unwrap_or_default()
+        }
         // It is ready for its turn: what it runs until then says less.
         _ if rank == Rank::Done && target.outcome == Outcome::Pending => "is ready".to_owned(),
         Some(words) => words,
@@ -213,6 +222,12 @@ fn status<'a>(follower: &Follower, fleet: &'a Fleet, node: &NodeName) -> Option<
 
 fn is_staged(status: &Status, state: &RolloutState) -> bool {
     status.staged == Some(state.seq) || status.running.as_ref().is_some_and(|running| running.seq == state.seq)
+}
+
+/// Did it return to what it had? One that failed went back by itself.
+fn is_back(follower: &Follower, fleet: &Fleet, target: &Target) -> bool {
+    let had = |status: &Status| status.step == Step::Idle && status.running.as_ref().is_some_and(|running| running.seq == target.prior);
+    target.outcome == Outcome::RolledBack || status(follower, fleet, &target.node).is_some_and(had)
 }
 
 fn servers_of(number: usize) -> String {

@@ -85,14 +85,22 @@ fn a_fleet_of_thousands_fits_on_a_screen() {
 
 #[test]
 fn the_way_back_and_the_end_have_their_pictures() {
-    let mut back = state(RolloutPhase::RollingBack, vec![target("web-1", 0, Outcome::RolledBack), target("web-2", 0, Outcome::Failed)]);
-    back.targets.push(Target { told: false, ..target("web-3", 1, Outcome::Pending) });
-    back.reason = "web-2 failed; 0 tolerated".into();
-    insta::assert_snapshot!(screen(&fleet(back)), @r"
-    =|release r7 of mootube: rolling back (web-2 failed; 0 tolerated)
-    !|going back ████████████░░░░░░░░░░░░  1 of 2 servers are back
-    !|  ✗ web-2  failed
-    +|  ✓ web-1  rolled back
+    let outcomes = [Outcome::RolledBack, Outcome::Failed, Outcome::Done];
+    let mut targets: Vec<Target> = outcomes.iter().enumerate().map(|(n, outcome)| target(&format!("web-{n}"), 0, *outcome)).collect();
+    targets.push(Target { told: false, ..target("web-3", 1, Outcome::Pending) });
+    let mut back = state(RolloutPhase::RollingBack, targets);
+    back.reason = "web-1 failed; 0 tolerated".into();
+    let mut seen = fleet(back);
+    report(&mut seen, "web-1", "running r6 again: r7 failed", None);
+    at(&mut seen, "web-1", |status| status.step = Step::Idle);
+    report(&mut seen, "web-2", "running the restart hooks of r6", None);
+    insta::assert_snapshot!(screen(&seen), @r"
+    =|release r7 of mootube: rolling back
+    .|web-1 failed; 0 tolerated
+    !|going back ████████████████░░░░░░░░  2 of 3 servers are back
+     |  › web-2  running the restart hooks of r6
+    +|  ✓ web-0  rolled back
+    +|  ✓ web-1  running r6 again: r7 failed
     ");
     let mut after = state(RolloutPhase::Finishing, vec![target("web-1", 0, Outcome::Done), target("web-2", 1, Outcome::Done)]);
     (after.batch, after.reason) = (2, "the after tasks wait for web-3".into());
@@ -100,7 +108,8 @@ fn the_way_back_and_the_end_have_their_pictures() {
     report(&mut seen, "web-1", "running what comes after r7", None);
     at(&mut seen, "web-1", |status| status.step = Step::AfterTasks);
     insta::assert_snapshot!(screen(&seen), @r"
-    =|release r7 of mootube: finishing (the after tasks wait for web-3)
+    =|release r7 of mootube: finishing
+    .|the after tasks wait for web-3
      |  › web-1  running what comes after r7
     ");
     seen.apps.get_mut(&app()).expect("app").state = None;
