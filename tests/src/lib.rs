@@ -7,6 +7,7 @@ pub mod mount;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod screen;
 pub mod sqlite;
 pub mod wait;
 

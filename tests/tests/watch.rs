@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use coord_proto::rollout::RolloutPhase;
 use coord_tests::fleet::{Fleet, Said};
 use coord_tests::mootube::Tree;
+use coord_tests::screen::screen;
 use coord_tests::wait::until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,7 +37,7 @@ struct Watching {
 impl Watching {
     fn start(fleet: &Fleet, mut command: Command) -> Result<Self> {
         let (out, err) = (fleet.dir().join("watch.out"), fleet.dir().join("watch.err"));
-        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        command.stdin(Stdio::piped()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         Ok(Self { child: command.spawn().context("cannot start the watching")?, out, err })
     }
 
@@ -46,6 +48,12 @@ impl Watching {
 
     fn until_out_has(&self, text: &str) -> Result<()> {
         until(format_args!("it says `{text}`"), || Ok(self.said()?.0.contains(text))).with_context(|| format!("{:?}", self.said()))
+    }
+
+    /// Ctrl-C, as a keyboard sends it to the terminal: the terminal shows `^C`, and signals.
+    fn press_ctrl_c(&mut self) -> Result<()> {
+        let keyboard = self.child.stdin.as_mut().context("the terminal has a keyboard")?;
+        Ok(keyboard.write_all(b"\x03")?)
     }
 
     fn interrupt(&self) -> Result<()> {
@@ -133,6 +141,23 @@ fn a_terminal_sees_the_open_batch_and_keeps_a_line_of_each_that_is_over() -> Res
 }
 
 #[test]
+fn ctrl_c_takes_the_picture_away_and_leaves_what_was_told() -> Result<()> {
+    let (fleet, _tree) = held_in_its_second_batch()?;
+    let mut watching = Watching::start(&fleet, on_terminal(&fleet.coordctl_command(&["rollout", "watch", "mootube"])?))?;
+    watching.until_out_has("› web-2  running the restart hooks of two")?;
+    let seen = screen(&watching.said()?.0);
+    ensure!(seen.iter().any(|line| line.contains("release two of mootube: batch 2 of 2")), "{seen:#?}");
+    watching.press_ctrl_c()?;
+    let said = watching.wait()?.expect_code(6)?;
+    let left = screen(&said.out);
+    ensure!(left.iter().any(|line| line.contains("✓ batch 1 of 2: 1 done")), "{left:#?}");
+    ensure!(left.iter().any(|line| line.starts_with("error: interrupted")), "{left:#?}");
+    let drawn = |line: &&String| ["release two of", "░", "web-2"].iter().any(|part| line.contains(part));
+    ensure!(!left.iter().any(|line| drawn(&line)), "the picture is still there: {left:#?}");
+    Ok(())
+}
+
+#[test]
 fn a_publish_is_followed_as_events_too() -> Result<()> {
     let (fleet, tree) = Fleet::on_release_one(&["web-1"])?;
     tree.write("BROKEN", "")?;
@@ -155,7 +180,8 @@ fn on_terminal(command: &Command) -> Command {
     let quoted = |word: &OsStr| format!("'{}'", word.display());
     let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
     let mut script = Command::new("script");
-    script.args(["-qefc", &line.join(" "), "/dev/null"]).env_clear().env("TERM", "xterm");
+    // Instead of the shell that script starts: Ctrl-C is for the command alone.
+    script.args(["-qefc", &format!("exec {}", line.join(" ")), "/dev/null"]).env_clear().env("TERM", "xterm");
     script.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     script
 }
