@@ -32,7 +32,7 @@ install:  ## the release into PREFIX (and DESTDIR); keeps configuration files th
 	done
 	install -d $(bindir) $(unitdir) $(sysusersdir) $(confdir)
 	install -m 755 $(programs:%=$(target)/release/%) $(bindir)
-	for unit in coord-agent coordinator; do \
+	for unit in coord-agent coord-wait@ coordinator; do \
 	    sed 's|^ExecStart=/usr/bin/|ExecStart=$(PREFIX)/bin/|; s|/etc/coord/|$(SYSCONFDIR)/coord/|' systemd/system/$$unit.service >$(unitdir)/$$unit.service && \
 	    chmod 644 $(unitdir)/$$unit.service || exit 1; \
 	done

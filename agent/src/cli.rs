@@ -1,6 +1,7 @@
 //! The command line of `coord-agent`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -8,6 +9,7 @@ use crate::config::{self, Config};
 use crate::service;
 
 mod status;
+mod wait_ready;
 
 /// Keeps this server on its desired release.
 #[derive(Debug, Parser)]
@@ -34,6 +36,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Waits until the release that this server should run is in place: for the unit of an application, before its start.
+    ///
+    /// Exit codes: 0 it may start (with etcd away: the release that is here); 1 error; 2 usage; 3 the app is not allowed here;
+    /// 4 its release failed here and there is no other; 6 not in time.
+    WaitReady {
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        args: wait_ready::Args,
+    },
     /// Prints the version.
     Version,
 }
@@ -57,32 +69,33 @@ impl Cli {
         matches!(self.command, Command::Run(_))
     }
 
-    /// Does what was asked.
+    /// Does what was asked; gives the exit code.
     ///
     /// # Errors
     /// What went wrong, for the person who asked.
     #[expect(clippy::print_stdout, reason = "this is the program's answer")]
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(file) => service::run(Config::load(&file.config)?).await,
+            Command::Run(file) => service::run(Config::load(&file.config)?).await?,
             Command::Config(ConfigCommand::Check(file)) => {
                 let config = Config::load(&file.config)?;
                 println!("OK: {} in {}", config.node.name, config.node.environment);
-                Ok(())
             }
-            Command::DefaultConfig => {
-                print!("{}", config::DEFAULT);
-                Ok(())
-            }
+            Command::DefaultConfig => print!("{}", config::DEFAULT),
             Command::Status { file, json } => {
                 let journals = status::read(&Config::load(&file.config)?.state_dir)?;
                 print!("{}", if json { status::json(&journals) } else { status::table(&journals) });
-                Ok(())
             }
-            Command::Version => {
-                println!("coord-agent {}", env!("CARGO_PKG_VERSION"));
-                Ok(())
+            Command::WaitReady { file, args } => {
+                let ended = wait_ready::run(&Config::load(&file.config)?, &args).await?;
+                match ended.code() {
+                    0 => println!("{}", ended.words(args.app())),
+                    _ => eprintln!("error: {}", ended.words(args.app())),
+                }
+                return Ok(ended.code().into());
             }
+            Command::Version => println!("coord-agent {}", env!("CARGO_PKG_VERSION")),
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

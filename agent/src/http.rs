@@ -1,4 +1,4 @@
-//! `/healthz`, `/metrics` and `/ready/<app>`; on the second address only `/ready/<app>`, for load balancers.
+//! `/healthz`, `/metrics`, `/standing/<app>` and `/ready/<app>`; on the second address only `/ready/<app>`, for load balancers.
 
 use std::fmt::Write as _;
 use std::io;
@@ -7,10 +7,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
+use axum::{Json, Router};
 use coord_proto::report::HealthState;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,9 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::machine::Standing;
 use crate::presence::Presence;
 use crate::reporter::Statuses;
-use crate::run::ReadyTable;
+use crate::run::{ReadyTable, Standings};
 
 /// Connections of one listener at once; others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -41,13 +42,15 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Facts {
     pub ready: watch::Receiver<ReadyTable>,
+    pub standings: watch::Receiver<Standings>,
     pub statuses: watch::Receiver<Statuses>,
     pub presence: watch::Receiver<Option<Presence>>,
 }
 
 /// All pages.
 pub fn full(facts: Facts) -> Router {
-    let own = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(metrics));
+    let own =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/metrics", get(metrics)).route("/standing/{app}", get(standing));
     own.with_state(facts.clone()).merge(readiness(facts))
 }
 
@@ -119,6 +122,13 @@ async fn ready(State(facts): State<Facts>, Path(app): Path<String>) -> (StatusCo
     }
 }
 
+/// Where an app stands, for `coord-agent wait-ready`. An app that was never here is one that nobody spoke of yet.
+async fn standing(State(facts): State<Facts>, Path(app): Path<String>) -> Json<Standing> {
+    let table = facts.standings.borrow();
+    let found = table.iter().find(|(name, _)| name.as_str() == app).map(|(_, standing)| standing.clone());
+    Json(found.unwrap_or(Standing::Untold { release: None }))
+}
+
 /// Prometheus text format 0.0.4.
 async fn metrics(State(facts): State<Facts>) -> String {
     let mut text = String::new();
@@ -150,11 +160,12 @@ mod tests {
         coord_proto::tls::install_provider();
         let (table, ready) = watch::channel(ReadyTable::from([("a".parse().expect("app"), true), ("b".parse().expect("app"), false)]));
         let (_statuses, statuses) = watch::channel(Statuses::new());
+        let (_standings, standings) = watch::channel(Standings::new());
         let (_presence, presence) = watch::channel(None);
         let listener = bind("127.0.0.1:0".parse().expect("address")).await.expect("port");
         let base = format!("http://{}", listener.local_addr().expect("address"));
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, full(Facts { ready, statuses, presence }), stop.clone()));
+        let server = tokio::spawn(serve(listener, full(Facts { ready, standings, statuses, presence }), stop.clone()));
         let client = reqwest::Client::builder().no_proxy().build().expect("client");
         for (path, code) in [("/ready/a", 200), ("/ready/b", 503), ("/ready/c", 404), ("/healthz", 200), ("/metrics", 200)] {
             assert_eq!(client.get(format!("{base}{path}")).send().await.expect("answer").status().as_u16(), code, "{path}");
@@ -171,11 +182,12 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (_ready, ready) = watch::channel(ReadyTable::from([("a".parse().expect("app"), true)]));
         let (_statuses, statuses) = watch::channel(Statuses::new());
+        let (_standings, standings) = watch::channel(Standings::new());
         let (_presence, presence) = watch::channel(None);
         let listener = bind("127.0.0.1:0".parse().expect("address")).await.expect("port");
         let address = listener.local_addr().expect("address");
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, readiness(Facts { ready, statuses, presence }), stop.clone()));
+        let server = tokio::spawn(serve(listener, readiness(Facts { ready, standings, statuses, presence }), stop.clone()));
         let mut silent = vec![];
         for _ in 0..CONNECTIONS_MAX + 8 {
             silent.push(TcpStream::connect(address).await.expect("connected"));

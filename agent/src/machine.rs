@@ -29,6 +29,9 @@ use crate::journal::{Journal, ReleaseFacts, ReleaseOutcome};
 mod activity;
 mod decide;
 mod report;
+mod standing;
+
+pub use standing::Standing;
 
 /// What this server should do for the app, after [`crate::goal::effective`].
 #[derive(Debug, Clone, PartialEq, Eq)]

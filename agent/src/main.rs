@@ -12,7 +12,10 @@ async fn main() -> ExitCode {
     coord_proto::log::to_stderr();
     let cli = coord_agent::cli::Cli::parse();
     let is_service = cli.is_service();
-    let Err(e) = cli.run().await else { return ExitCode::SUCCESS };
+    let e = match cli.run().await {
+        Ok(code) => return code,
+        Err(e) => e,
+    };
     match coord_proto::chain::inline(e.as_ref()) {
         text if is_service => tracing::error!("{text}"),
         text => eprintln!("error: {text}"),

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::journal::JournalError;
-use crate::machine::{Action, Event, Goal};
+use crate::machine::{Action, Event, Goal, Standing};
 use crate::perform::{Job, Performer};
 use crate::reporter::Statuses;
 use crate::slot::{Place, Slot};
@@ -34,10 +34,14 @@ const EXTEND_BY_USEC: u32 = 60_000_000;
 /// Which apps take traffic: what `/ready/<app>` answers.
 pub type ReadyTable = BTreeMap<AppName, bool>;
 
+/// Whether what should run is in place: what `/standing/<app>` answers.
+pub type Standings = BTreeMap<AppName, Standing>;
+
 /// Where the loop's results go.
 pub struct Outputs {
     pub statuses: watch::Sender<Statuses>,
     pub ready: watch::Sender<ReadyTable>,
+    pub standings: watch::Sender<Standings>,
     /// One line for systemd's STATUS=.
     pub words: watch::Sender<String>,
 }
@@ -159,6 +163,7 @@ impl Agent {
             Err(e @ JournalError::Newer { .. }) => {
                 error!("{app}: {}", inline(&e));
                 self.outputs.words.send_replace(format!("{app}: {}", inline(&e)));
+                self.stands(app, Standing::Failed { words: inline(&e) });
                 self.refused.insert(app.clone());
                 return Ok(false);
             }
@@ -200,8 +205,9 @@ impl Agent {
             }
             self.outputs.words.send_replace(format!("{app}: {}", status.words));
         }
-        let ready = is_ready(&status);
+        let (ready, standing) = (is_ready(&status), slot.machine.standing());
         self.outputs.ready.send_if_modified(|table| table.insert(app.clone(), ready) != Some(ready));
+        self.stands(app, standing);
         self.outputs.statuses.send_if_modified(|statuses| {
             // `since` is when it became so, not when it was looked at.
             if let Some(old) = statuses.get(app) {
@@ -215,6 +221,10 @@ impl Agent {
             statuses.insert(app.clone(), status);
             true
         });
+    }
+
+    fn stands(&self, app: &AppName, standing: Standing) {
+        self.outputs.standings.send_if_modified(|table| table.insert(app.clone(), standing.clone()).as_ref() != Some(&standing));
     }
 
     /// Lets the actions in flight end; whatever waits gives way, and a hook that takes too long is told to end. A command

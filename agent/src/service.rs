@@ -33,7 +33,7 @@ use crate::perform::Performer;
 use crate::presence::{Keeper, Registration};
 use crate::reporter::free::Measure;
 use crate::reporter::{Reporter, Statuses};
-use crate::run::{Agent, Inputs, Outputs, ReadyTable, unix_now};
+use crate::run::{Agent, Inputs, Outputs, ReadyTable, Standings, unix_now};
 use crate::source::Source;
 use crate::systemd::{SystemBus, keep_told, notify, watchdog_interval};
 
@@ -63,9 +63,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (goals, inputs) = mpsc::channel(16);
     let (statuses, statuses_seen) = watch::channel(Statuses::new());
     let (ready, ready_seen) = watch::channel(ReadyTable::new());
+    let (standings, standings_seen) = watch::channel(Standings::new());
     let (words, words_seen) = watch::channel("nothing to run yet".to_owned());
 
-    listen(&config, Facts { ready: ready_seen, statuses: statuses_seen.clone(), presence: presence.clone() }, &stop, &mut tasks).await?;
+    let facts = Facts { ready: ready_seen, standings: standings_seen, statuses: statuses_seen.clone(), presence: presence.clone() };
+    listen(&config, facts, &stop, &mut tasks).await?;
     let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
     tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), goals, stop: stop.clone() }.run());
     let refused = keeper.refused();
@@ -98,7 +100,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let node = config.node.name.clone();
     let performer =
         Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, mirror, units: Arc::new(SystemBus) };
-    let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, words });
+    let agent = Agent::new(node.clone(), Arc::new(performer), Outputs { statuses, ready, standings, words });
     info!("agent {} of {node} is up", env!("CARGO_PKG_VERSION"));
     notify(&[NotifyState::Ready]);
     let ended = agent.run(known, Inputs { goals: inputs, stop: asked }).await;

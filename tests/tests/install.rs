@@ -11,7 +11,7 @@ use coord_tests::fleet::Said;
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 3] = ["coord-agent", "coordctl", "coordinator"];
-const UNITS: [&str; 2] = ["coord-agent.service", "coordinator.service"];
+const UNITS: [&str; 3] = ["coord-agent.service", "coordinator.service", "coord-wait@.service"];
 
 /// A target directory and a place to install into.
 struct Bench {
@@ -60,6 +60,7 @@ fn every_file_is_where_it_belongs_and_the_units_name_these_places() -> Result<()
         ("opt/coord/bin/coordctl", 0o755),
         ("opt/coord/bin/coordinator", 0o755),
         ("opt/coord/lib/systemd/system/coord-agent.service", 0o644),
+        ("opt/coord/lib/systemd/system/coord-wait@.service", 0o644),
         ("opt/coord/lib/systemd/system/coordinator.service", 0o644),
         ("opt/coord/lib/sysusers.d/coordinator.conf", 0o644),
         ("usr/local/etc/coord/agent.toml", 0o644),
@@ -68,9 +69,14 @@ fn every_file_is_where_it_belongs_and_the_units_name_these_places() -> Result<()
     let expected = expected.map(|(path, mode)| (path.to_owned(), mode)).into();
     let found = files(&bench.root())?;
     ensure!(found == expected, "{found:#?}");
-    for (unit, program, config) in [(UNITS[0], "coord-agent", "agent.toml"), (UNITS[1], "coordinator", "coordinator.toml")] {
+    let starts = [
+        (UNITS[0], "coord-agent run", "agent.toml"),
+        (UNITS[1], "coordinator run", "coordinator.toml"),
+        (UNITS[2], "coord-agent wait-ready %i", "agent.toml"),
+    ];
+    for (unit, command, config) in starts {
         let text = fs::read_to_string(bench.root().join("opt/coord/lib/systemd/system").join(unit))?;
-        let line = format!("\nExecStart=/opt/coord/bin/{program} run --config /usr/local/etc/coord/{config}\n");
+        let line = format!("\nExecStart=/opt/coord/bin/{command} --config /usr/local/etc/coord/{config}\n");
         ensure!(text.contains(&line), "{unit}: {text}");
     }
     Ok(())

@@ -74,7 +74,7 @@ impl Machine {
     }
 
     /// One transition = one line = the same words in the log, in `STATUS=` and in the record.
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         if let Some(waiting) = &self.waiting {
             return waiting.clone();
         }

@@ -6,6 +6,7 @@ use coord_proto::report::{FailureCode, HealthState, Running, Step};
 use crate::journal::Leg;
 
 mod random;
+mod standing;
 mod table;
 
 fn manifest(seq: u64, floor: u64, migrate: bool) -> Arc<Manifest> {

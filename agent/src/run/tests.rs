@@ -5,9 +5,13 @@ use crate::journal::{Journal, Leg};
 use crate::perform::tests::{manifest, performer};
 
 fn agent(dir: &std::path::Path) -> Agent {
-    let (statuses, ready, words) =
-        (watch::channel(Statuses::new()).0, watch::channel(ReadyTable::new()).0, watch::channel(String::new()).0);
-    Agent::new("n".parse().expect("node"), Arc::new(performer(dir)), Outputs { statuses, ready, words })
+    let outputs = Outputs {
+        statuses: watch::channel(Statuses::new()).0,
+        ready: watch::channel(ReadyTable::new()).0,
+        standings: watch::channel(Standings::new()).0,
+        words: watch::channel(String::new()).0,
+    };
+    Agent::new("n".parse().expect("node"), Arc::new(performer(dir)), outputs)
 }
 
 fn goal() -> Goal {
