@@ -22,6 +22,7 @@ pub mod perform;
 pub mod presence;
 pub mod reporter;
 pub mod source;
+pub mod unled;
 
 pub mod durable;
 pub mod identity;

@@ -80,16 +80,30 @@ impl Manifests {
         if let Some(manifest) = kept {
             return Ok(manifest);
         }
+        let (bytes, manifest) = self.fetch(app, seq).await?;
+        let (here, name) = (self.clone(), app.clone());
+        let kept = tokio::task::spawn_blocking(move || here.keep(&name, seq, &bytes)).await.expect("writing does not panic");
+        kept.map_err(|source| LoadError::Keep { app: app.clone(), seq, source })?;
+        Ok(manifest)
+    }
+
+    /// From the store, verified, and not kept: of a release that may not be meant for this server.
+    ///
+    /// # Errors
+    /// Missing, not trusted, or not to be read.
+    pub async fn look_at(&self, app: &AppName, seq: Seq) -> Result<Manifest, LoadError> {
+        self.fetch(app, seq).await.map(|(_, manifest)| manifest)
+    }
+
+    /// The stored bytes, and what they are once a signature was checked (I3).
+    async fn fetch(&self, app: &AppName, seq: Seq) -> Result<(Vec<u8>, Manifest), LoadError> {
         let key = self.keys.key(&Key::Manifest(app.clone(), seq));
         let store = |source| LoadError::Store { app: app.clone(), seq, source };
         let untrusted = |source| LoadError::Untrusted { app: app.clone(), seq, source };
         let entry = self.store.read(&key).await.map_err(store)?.entry.ok_or_else(|| LoadError::Missing { app: app.clone(), seq })?;
         let envelope = Envelope::decode(&entry.value).map_err(untrusted)?;
         let manifest = self.trust.open(&envelope.manifest, &envelope.signatures).map_err(untrusted)?;
-        let (here, name) = (self.clone(), app.clone());
-        let kept = tokio::task::spawn_blocking(move || here.keep(&name, seq, &entry.value)).await.expect("writing does not panic");
-        kept.map_err(|source| LoadError::Keep { app: app.clone(), seq, source })?;
-        Ok(manifest)
+        Ok((entry.value, manifest))
     }
 
     fn path(&self, app: &AppName, seq: Seq) -> PathBuf {

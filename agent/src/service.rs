@@ -36,6 +36,7 @@ use crate::reporter::{Reporter, Statuses};
 use crate::run::{Agent, Inputs, Outputs, ReadyTable, Standings, unix_now};
 use crate::source::Source;
 use crate::systemd::{SystemBus, keep_told, notify, watchdog_interval};
+use crate::unled::Unled;
 
 /// Addresses told to people; a machine with a container network has hundreds.
 const ADDRESSES_MAX: usize = 8;
@@ -69,7 +70,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let facts = Facts { ready: ready_seen, standings: standings_seen, statuses: statuses_seen.clone(), presence: presence.clone() };
     listen(&config, facts, &stop, &mut tasks).await?;
     let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
-    tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), goals, stop: stop.clone() }.run());
+    let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir.clone() };
+    let node = &config.node;
+    let unled = Unled::new(node.name.clone(), node.labels.clone(), config.allowed().to_vec(), manifests.clone(), config.lease_ttl);
+    tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), unled, goals, stop: stop.clone() }.run());
     let refused = keeper.refused();
     tasks.spawn(keeper.run());
     tasks.spawn(
@@ -86,7 +90,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     );
     tasks.spawn(keep_told(words_seen, stop.clone(), watchdog_interval(), notify));
 
-    let claims = Claims::new(apps_dir.clone());
+    let claims = Claims::new(apps_dir);
     let settler = Settler {
         store: store.clone(),
         keys: keys.clone(),
@@ -96,7 +100,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         stop: stop.clone(),
     };
     tasks.spawn(settler.run());
-    let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir };
     let node = config.node.name.clone();
     let performer =
         Performer { fetcher: fetcher(&config)?, config, store, keys, manifests, presence, claims, mirror, units: Arc::new(SystemBus) };

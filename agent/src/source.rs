@@ -1,4 +1,6 @@
 //! Where goals come from: this server's desired records, nothing wider. A change only means "read again".
+//!
+//! An app without a record gets its goal from the leading coordinator's next pass. Where none leads, see [`crate::unled`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,17 +15,21 @@ use coord_proto::rollout::{ActiveRollout, StableRecord};
 use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{SharedStore, StoreError, read_record};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::goal::effective;
 use crate::machine::Goal;
+use crate::unled::Unled;
 
 /// The task that turns desired records into goals.
 pub struct Source {
     pub store: SharedStore,
     pub keys: KeySpace,
     pub mirror: watch::Receiver<Arc<Mirror>>,
+    /// What this server takes by itself while no coordinator leads.
+    pub unled: Unled,
     pub goals: mpsc::Sender<(AppName, Goal)>,
     pub stop: CancellationToken,
 }
@@ -51,17 +57,20 @@ impl Source {
                     }
                 }
             };
+            let look = self.unled.next_look().map(|at| at.saturating_duration_since(Instant::now()));
+            let wake = retry.into_iter().chain(look).min();
+            drop(mirror);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 changed = self.mirror.changed() => if changed.is_err() { return },
-                () = after(retry) => {}
+                () = after(wake) => {}
             }
         }
     }
 
     /// An app whose records cannot be read holds up no other; the first error is told, and all is read again later.
-    async fn tell(&self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<(), StoreError> {
+    async fn tell(&mut self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<(), StoreError> {
         let mut unread = None;
         for (key, entry) in &mirror.entries {
             let Some(Key::Desired(_, app)) = self.keys.parse(key) else { continue };
@@ -72,29 +81,44 @@ impl Source {
                     continue;
                 }
             };
-            let goal = match self.goal(&app, desired).await {
-                Ok(goal) => goal,
-                Err(e) => {
-                    unread.get_or_insert(e);
-                    continue;
-                }
-            };
-            if told.get(&app) != Some(&goal) {
-                told.insert(app.clone(), goal.clone());
-                if self.goals.send((app, goal)).await.is_err() {
-                    return Ok(());
+            match self.goal(&app, desired).await {
+                Ok(Some(goal)) => self.tell_new(app, goal, told).await,
+                Ok(None) => {}
+                Err(e) => _ = unread.get_or_insert(e),
+            }
+        }
+        match self.unled.look(mirror).await {
+            Ok(goals) => {
+                for (app, goal) in goals {
+                    self.tell_new(app, goal, told).await;
                 }
             }
+            Err(e) => _ = unread.get_or_insert(e),
         }
         unread.map_or(Ok(()), Err)
     }
 
-    async fn goal(&self, app: &AppName, desired: Desired) -> Result<Goal, StoreError> {
+    async fn tell_new(&self, app: AppName, goal: Goal, told: &mut BTreeMap<AppName, Goal>) {
+        if told.get(&app) != Some(&goal) {
+            told.insert(app.clone(), goal.clone());
+            // A loop that has ended takes no goal; the stop comes next.
+            let _ended = self.goals.send((app, goal)).await;
+        }
+    }
+
+    /// None: a cordoned server keeps what it has; `stable` went on without it.
+    async fn goal(&self, app: &AppName, desired: Desired) -> Result<Option<Goal>, StoreError> {
         let store = self.store.as_ref();
         let (stable_key, spec_key) = (self.keys.key(&Key::Stable(app.clone())), self.keys.key(&Key::RolloutSpec(app.clone())));
         let (stable, spec) =
             futures::try_join!(read_record::<StableRecord>(store, &stable_key), read_record::<ActiveRollout>(store, &spec_key))?;
-        Ok(effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id)))
+        let asked = desired.run;
+        let goal = effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id));
+        if goal.run != asked && self.unled.is_cordoned().await? {
+            info!("{app}: this server is cordoned, and keeps what it has: number {} is stable, and it was last told {asked}", goal.run);
+            return Ok(None);
+        }
+        Ok(Some(goal))
     }
 }
 

@@ -1,9 +1,12 @@
 use coord_proto::ids::{Generation, NodeName, Seq};
+use coord_proto::labels::Labels;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::mirror::follow;
 use coord_proto::store::{Store, Transaction};
+use coord_proto::trust::Trust;
 
 use super::*;
+use crate::manifests::Manifests;
 
 /// Longer than any wait of the source.
 const LONG: Duration = Duration::from_secs(60);
@@ -14,7 +17,11 @@ struct Bench {
     node: NodeName,
     goals: mpsc::Receiver<(AppName, Goal)>,
     _stop: tokio_util::sync::DropGuard,
+    _dir: tempfile::TempDir,
 }
+
+const TRUST: &str =
+    "version = 1\nenvironment = \"e\"\nthreshold = 1\nkeys = [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]\n";
 
 fn bench() -> Bench {
     let (store, keys, stop) = (MemoryStore::new(), KeySpace::default(), CancellationToken::new());
@@ -22,8 +29,12 @@ fn bench() -> Bench {
     let shared: SharedStore = Arc::new(store.clone());
     let mirror = follow(shared.clone(), keys.desired(&node), stop.clone());
     let (sender, goals) = mpsc::channel(16);
-    tokio::spawn(Source { store: shared, keys: keys.clone(), mirror, goals: sender, stop: stop.clone() }.run());
-    Bench { store, keys, node, goals, _stop: stop.drop_guard() }
+    let dir = tempfile::tempdir().expect("dir");
+    let trust = Trust::parse(TRUST).expect("a trust file");
+    let manifests = Manifests { store: shared.clone(), keys: keys.clone(), trust, apps: dir.path().into() };
+    let unled = Unled::new(node.clone(), Labels::new(), vec![], manifests, Duration::from_secs(15));
+    tokio::spawn(Source { store: shared, keys: keys.clone(), mirror, unled, goals: sender, stop: stop.clone() }.run());
+    Bench { store, keys, node, goals, _stop: stop.drop_guard(), _dir: dir }
 }
 
 impl Bench {
@@ -140,4 +151,23 @@ async fn a_store_that_is_away_is_asked_again() {
     bench.nothing_more().await;
     bench.store.set_offline(false);
     assert_eq!(bench.next().await, ("a".into(), 4));
+}
+
+/// `stable` went on while it was cordoned, or it was cordoned after the coordinator died.
+#[tokio::test(start_paused = true)]
+async fn a_cordoned_server_is_not_taken_to_stable() {
+    let mut bench = bench();
+    let (node, app): (NodeName, AppName) = (bench.node.clone(), "a".parse().expect("app"));
+    let stable = StableRecord { seq: Seq(5), release: "r5".parse().expect("release") };
+    let key = bench.keys.key(&Key::Stable(app));
+    bench.store.commit(Transaction::new().put_record(key, &stable)).await.expect("put");
+    bench.put(&Key::NodeCordon(node.clone()), "").await;
+    bench.tell(&node, "a", 3).await;
+    bench.nothing_more().await;
+    bench.tell(&node, "a", 5).await;
+    assert_eq!(bench.next().await, ("a".into(), 5), "what is not behind stands");
+    let cordon = bench.keys.key(&Key::NodeCordon(node.clone()));
+    bench.store.commit(Transaction::new().delete(cordon)).await.expect("uncordoned");
+    bench.tell(&node, "a", 4).await;
+    assert_eq!(bench.next().await, ("a".into(), 5), "a returner takes stable");
 }
