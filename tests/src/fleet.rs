@@ -34,6 +34,7 @@ use crate::ports::{self, Port};
 use crate::process::{Process, program};
 use crate::wait::{until, until_some};
 
+mod agent;
 mod begin;
 mod ctl;
 mod files;
@@ -227,13 +228,22 @@ impl Fleet {
     /// # Errors
     /// One does not start.
     pub fn add_nodes(&mut self, names: &[&str]) -> Result<()> {
+        self.launch_nodes(names)?;
+        names.iter().try_for_each(|name| self.wait_present(name))
+    }
+
+    /// Adds servers and starts their agents, which may find no etcd, or belong to another environment.
+    ///
+    /// # Errors
+    /// One does not start.
+    pub fn launch_nodes(&mut self, names: &[&str]) -> Result<()> {
         for &name in names {
             let node = Node { dir: self.dir.path().join("nodes").join(name), port: ports::free(), agent: None };
             self.write_node_files(name, &node)?;
             self.nodes.insert(name.to_owned(), node);
             self.start_agent(name)?;
         }
-        names.iter().try_for_each(|name| self.wait_present(name))
+        Ok(())
     }
 
     /// Starts a server's agent, e.g. after [`Fleet::crash_agent`].

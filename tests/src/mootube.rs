@@ -36,6 +36,21 @@ impl Tree {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// An application without a server of its own: its hooks, migration and health check only note their steps, so that
+    /// ten servers of it cost nothing. `more` is the rest of `deploy.toml`, from `[rollout]` on.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn plain(root: &Path, app: &str, more: &str) -> Result<Self> {
+        fs::create_dir_all(root.join("bin"))?;
+        let tree = Self { root: root.to_owned() };
+        tree.write_step()?;
+        let hooks: String = ["drain", "restart"].map(|phase| format!("[[hooks.{phase}]]\ncommand = [\"bin/step\"]\n")).concat();
+        let tasks = "[migrate]\ncommand = [\"bin/step\"]\n[health]\ncommand = [\"bin/step\"]\ninterval = \"100ms\"\n";
+        tree.write("deploy.toml", &format!("app = \"{app}\"\n{hooks}{tasks}{more}"))?;
+        Ok(tree)
+    }
+
     /// Its directory.
     pub fn path(&self) -> &Path {
         &self.root
@@ -73,13 +88,17 @@ impl Tree {
     /// # Errors
     /// The file system's, or `deploy.toml` is not as expected.
     pub fn note_steps(&self) -> Result<()> {
-        self.write("bin/step", STEP)?;
-        fs::set_permissions(self.root.join("bin/step"), fs::Permissions::from_mode(0o755))?;
+        self.write_step()?;
         let step = |phase| format!("[[hooks.{phase}]]\ncommand = [\"bin/step\"]\n\n");
         let hooks: String = ["prepare", "drain", "restart", "undrain"].map(step).concat();
         self.edit_deploy_file("[[hooks.restart]]", &format!("{hooks}[[hooks.restart]]"))?;
         self.edit_deploy_file("[\"bin/migrate\"]", "[\"bin/step\", \"bin/migrate\"]")?;
         self.edit_deploy_file("[\"bin/healthcheck\"]", "[\"bin/step\", \"bin/healthcheck\"]")
+    }
+
+    fn write_step(&self) -> Result<()> {
+        self.write("bin/step", STEP)?;
+        Ok(fs::set_permissions(self.root.join("bin/step"), fs::Permissions::from_mode(0o755))?)
     }
 
     /// Replaces text in `deploy.toml`.

@@ -41,11 +41,16 @@ impl From<Output> for Said {
     }
 }
 
-/// A `release publish` that runs beside the test.
+/// A command, as a rule `release publish`, that runs beside the test.
 #[derive(Debug)]
 pub struct Publishing(std::process::Child);
 
 impl Publishing {
+    pub(super) fn start(command: &mut Command) -> Result<Self> {
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Ok(Self(command.spawn().with_context(|| format!("cannot start {command:?}"))?))
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -105,7 +110,6 @@ impl Fleet {
     pub fn start_publish_as(&self, user: &str, tree: &Path, release: &str, more: &[&str]) -> Result<Publishing> {
         let mut command = self.coordctl_command(&["release", "publish"])?;
         command.arg(tree).args(["--release", release]).args(more).env("USER", user).env("LOGNAME", user);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        Ok(Publishing(command.spawn().context("cannot run coordctl")?))
+        Publishing::start(&mut command)
     }
 }
