@@ -13,5 +13,7 @@ pub mod wait;
 
 pub mod mootube;
 
+pub mod bucket;
 pub mod fleet;
 pub mod links;
+pub mod replicas;
