@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mirror = mirror::follow(store.clone(), keys.desired(&config.node.name), stop.clone());
     let manifests = Manifests { store: store.clone(), keys: keys.clone(), trust, apps: apps_dir.clone() };
     let node = &config.node;
-    let unled = Unled::new(node.name.clone(), node.labels.clone(), config.allowed().to_vec(), manifests.clone(), config.lease_ttl);
+    let unled = Unled::new(node.name.clone(), node.known_by.clone(), config.allowed().to_vec(), manifests.clone(), config.lease_ttl);
     tasks.spawn(Source { store: store.clone(), keys: keys.clone(), mirror: mirror.clone(), unled, goals, stop: stop.clone() }.run());
     let refused = keeper.refused();
     tasks.spawn(keeper.run());

@@ -98,13 +98,15 @@ fn restart_of(role: &str) -> String {
 fn web_and_workers_of_one_app_share_one_migration() -> Result<()> {
     let mut fleet = Fleet::start_with(sqlite_in)?;
     let (webs, workers) = (names("web", 7), names("worker", 3));
-    for (name, role) in workers.iter().map(|n| (n.as_str(), "worker")).chain([("db-01", "db")]) {
+    for (name, role) in workers.iter().map(|n| (n.as_str(), "worker")).chain([("db-01", "db"), ("db-02", "db")]) {
         fleet.configure_agent(name, &format!("[node]\nlabels = {{ role = \"{role}\" }}\n"))?;
     }
     add(&mut fleet, &webs)?;
     add(&mut fleet, &workers)?;
-    fleet.add_nodes(&["db-01"])?;
-    let targets = "[targets]\nany = [{ role = \"web\" }, { role = \"worker\" }]\n[rollout]\nserial = 4\nbake = \"100ms\"\n";
+    fleet.add_nodes(&["db-01", "db-02"])?;
+    // Its own name is a label of each server.
+    let targets =
+        "[targets]\nany = [{ role = \"web\" }, { role = \"worker\" }, { node = \"db-02\" }]\n[rollout]\nserial = 4\nbake = \"100ms\"\n";
     let tree = Tree::plain(&fleet.dir().join("app"), APP, targets)?;
     let hooks = format!("{}{}", restart_of("web"), restart_of("worker"));
     tree.edit_deploy_file("[[hooks.restart]]\ncommand = [\"bin/step\"]\n", &hooks)?;
@@ -116,8 +118,10 @@ fn web_and_workers_of_one_app_share_one_migration() -> Result<()> {
         fleet.wait_current(name, "one")?;
         ensure!(restarted(name) == role, "{name}: {:?}", restarted(name));
     }
+    fleet.wait_current("db-02", "one")?;
+    ensure!(restarted("db-02").is_empty(), "{:?}", restarted("db-02"));
     let state = fleet.rollout()?.context("a rollout")?;
-    ensure!(state.targets.len() == 10 && state.targets.iter().all(|t| t.node.as_str() != "db-01"), "{state:?}");
+    ensure!(state.targets.len() == 11 && state.targets.iter().all(|t| t.node.as_str() != "db-01"), "{state:?}");
     ensure!(fleet.status("db-01")?.is_none() && fleet.steps("db-01").is_empty(), "{:?}", fleet.status("db-01")?);
     let all: Vec<&str> = webs.iter().chain(&workers).map(String::as_str).collect();
     let starts = fleet.migration_starts(&all, "one");
