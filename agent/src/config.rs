@@ -89,7 +89,7 @@ pub struct AppPlace {
 /// `[http]`: none where switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Http {
-    /// `/healthz /metrics /ready/<app>`.
+    /// `/healthz /metrics /standing/<app> /ready/<app>`.
     pub listen: Option<SocketAddr>,
     /// `/ready/<app>` alone.
     pub ready_listen: Option<SocketAddr>,
