@@ -90,6 +90,12 @@ impl Source {
         match self.unled.look(mirror).await {
             Ok(goals) => {
                 for (app, goal) in goals {
+                    if told.get(&app) != Some(&goal) {
+                        info!(
+                            "{app}: no coordinator leads, and nobody told this server what to run: it takes number {}, which is stable",
+                            goal.run
+                        );
+                    }
                     self.tell_new(app, goal, told).await;
                 }
             }

@@ -34,6 +34,8 @@ pub struct Unled {
     /// Since when each look found no leader.
     since: Option<Instant>,
     next_look: Option<Instant>,
+    /// As the last look that asked found it: told once.
+    cordoned: bool,
 }
 
 /// Which apps a look is about.
@@ -46,7 +48,7 @@ enum Untold {
 impl Unled {
     /// It looks first when the desired records are known.
     pub fn new(node: NodeName, labels: Labels, allowed: Vec<String>, manifests: Manifests, lease_ttl: Duration) -> Self {
-        Self { node, labels, allowed, manifests, lease_ttl, since: None, next_look: None }
+        Self { node, labels, allowed, manifests, lease_ttl, since: None, next_look: None, cordoned: false }
     }
 
     /// When to call [`Unled::look`] again, if nothing changes before.
@@ -110,9 +112,13 @@ impl Unled {
         mirror.entries.contains_key(&self.manifests.keys.key(&Key::Desired(self.node.clone(), app.clone())))
     }
 
-    async fn goals(&self, untold: Untold, mirror: &Mirror) -> Result<Vec<(AppName, Goal)>, StoreError> {
-        if self.is_cordoned().await? {
-            info!("this server is cordoned: it takes no release by itself");
+    async fn goals(&mut self, untold: Untold, mirror: &Mirror) -> Result<Vec<(AppName, Goal)>, StoreError> {
+        let cordoned = self.is_cordoned().await?;
+        let before = std::mem::replace(&mut self.cordoned, cordoned);
+        if cordoned {
+            if !before {
+                info!("this server is cordoned: it takes no release by itself");
+            }
             return Ok(vec![]);
         }
         let apps = match untold {
@@ -154,7 +160,6 @@ impl Unled {
         if is_filed_right(&manifest, app, seq).is_err() || !manifest.targets.matches(&self.labels) {
             return Ok(None);
         }
-        info!("{app}: no coordinator leads, and nobody told this server what to run: it takes {}, which is stable", manifest.release);
         Ok(Some(Goal {
             run: seq,
             stage: None,
