@@ -41,14 +41,14 @@ impl From<Output> for Said {
     }
 }
 
-/// A command, as a rule `release publish`, that runs beside the test.
+/// A command, as a rule `release publish`, that runs beside the test; dropped, it is ended.
 #[derive(Debug)]
-pub struct Publishing(std::process::Child);
+pub struct Publishing(Option<std::process::Child>);
 
 impl Publishing {
     pub(super) fn start(command: &mut Command) -> Result<Self> {
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        Ok(Self(command.spawn().with_context(|| format!("cannot start {command:?}"))?))
+        Ok(Self(Some(command.spawn().with_context(|| format!("cannot start {command:?}"))?)))
     }
 
     /// Waits for its end.
@@ -56,13 +56,24 @@ impl Publishing {
     /// # Errors
     /// It does not end in time: then it is killed, and what it said is in the error.
     pub fn wait(mut self) -> Result<Said> {
-        let ended = until("coordctl ends", || Ok(self.0.try_wait()?.is_some()));
+        let mut child = self.0.take().context("it is waited for once")?;
+        let ended = until("the command ends", || Ok(child.try_wait()?.is_some()));
         if ended.is_err() {
-            self.0.kill().ok();
+            child.kill().ok();
         }
-        let said = Said::from(self.0.wait_with_output()?);
+        let said = Said::from(child.wait_with_output()?);
         ended.with_context(|| format!("it said {said:?}"))?;
         Ok(said)
+    }
+}
+
+impl Drop for Publishing {
+    /// A test that fails leaves nothing behind.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
     }
 }
 
