@@ -119,7 +119,7 @@ impl Source {
         let (stable, spec) =
             futures::try_join!(read_record::<StableRecord>(store, &stable_key), read_record::<ActiveRollout>(store, &spec_key))?;
         let asked = desired.run;
-        let goal = effective(desired, stable.map(|(s, _)| s.seq), spec.as_ref().map(|(s, _)| &s.id));
+        let goal = effective(desired, stable.as_ref().map(|(s, _)| s), spec.as_ref().map(|(s, _)| &s.id));
         if goal.run != asked && self.unled.is_cordoned().await? {
             info!("{app}: this server is cordoned, and keeps what it has: number {} is stable, and it was last told {asked}", goal.run);
             return Ok(None);

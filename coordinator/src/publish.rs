@@ -290,6 +290,7 @@ impl Draft {
             policy,
             limit: request.limit.clone(),
             force_run: false,
+            retried: None,
             by: request.by.clone(),
         }
     }

@@ -4,8 +4,9 @@
 //!  spec ──▶ Staging ──▶ Running: batch 1, bake, batch 2, … ──▶ Finishing ──▶ Succeeded
 //!              │           │  ▲          ▲                        (after)
 //!              │           │  └─▶ AwaitingPromotion, AwaitingDecision
-//!              └─ budget ──┴──▶ RollingBack ──▶ RolledBack        Aborted: by an operator
+//!              └─ budget ──┴──▶ RollingBack ──▶ RolledBack
 //!                 spent    └──▶ Halted: by policy, or because a migration bars the way back
+//!              abort ─────────▶ RollingBack ──▶ Aborted
 //! ```
 //!
 //! Pure: no tokio, no store, no clock, no files. Level, not edge: every pass derives all desired records from the state
@@ -25,6 +26,7 @@ use coord_proto::rollout::{RolloutPhase, RolloutState, StableRecord, Verdict};
 
 use crate::view::{App, Fleet};
 
+pub mod again;
 mod batches;
 mod begin;
 mod budget;
@@ -36,7 +38,7 @@ mod progress;
 mod tasks;
 mod tell;
 mod timers;
-mod wishes;
+pub mod wishes;
 
 pub use batches::choose;
 use course::Course;
@@ -132,7 +134,7 @@ impl Course<'_> {
         match self.state.phase {
             RolloutPhase::Staging => self.advance_staging(),
             RolloutPhase::Running => self.advance_running(),
-            RolloutPhase::AwaitingPromotion => self.fail_if_spent(),
+            RolloutPhase::AwaitingPromotion => self.leave_promotion(),
             RolloutPhase::AwaitingDecision => self.leave_decision(),
             RolloutPhase::Finishing => self.advance_finishing(),
             RolloutPhase::RollingBack => self.advance_rollback(),
@@ -209,9 +211,12 @@ impl Course<'_> {
         self.state.reason = if late.is_empty() { String::new() } else { format!("the after tasks wait for {}", names::short(&late)) };
     }
 
-    fn fail_if_spent(&mut self) {
+    /// Promoted: on with the next batch, unless it is paused.
+    fn leave_promotion(&mut self) {
         self.timers.rest();
-        let _stopped = self.stopped_by_budget();
+        if !self.stopped_by_budget() && self.state.promoted && !self.state.paused {
+            self.open_batch_from(self.state.batch + 1);
+        }
     }
 }
 

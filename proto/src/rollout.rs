@@ -30,10 +30,28 @@ pub struct RolloutSpec {
     /// Servers that must run it even when they already do: `restart`.
     #[serde(default)]
     pub force_run: bool,
+    /// What `retry` goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried: Option<Retried>,
     /// Who, from where, when (Unix seconds), why.
     pub by: Actor,
 }
 record!(RolloutSpec, "rollout spec", 1);
+
+/// The rollout that a `retry` goes on with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    pub rollout: RolloutId,
+    /// What that one was for; never itself a retry.
+    pub kind: RolloutKind,
+}
+
+impl RolloutSpec {
+    /// What it is for: a retry is for what the rollout was that it goes on with.
+    pub fn purpose(&self) -> RolloutKind {
+        self.retried.as_ref().map_or(self.kind, |r| r.kind)
+    }
+}
 
 /// What an agent reads of `rollout/spec`: how a rollout goes on is not its business, and must not make it deaf.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +128,9 @@ pub struct RolloutState {
     /// Were the servers told to go back? It stays so when one does not return and the way back halts.
     #[serde(default)]
     pub turned_back: bool,
+    /// Did an operator turn them back?
+    #[serde(default)]
+    pub aborted: bool,
 }
 record!(RolloutState, "rollout state", 1);
 
@@ -178,6 +199,19 @@ pub enum RolloutPhase {
     Unknown,
 }
 
+impl RolloutKind {
+    /// The word that people read.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Rollback => "rollback",
+            Self::Retry => "retry",
+            Self::Restart => "restart",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl RolloutPhase {
     /// Will nothing more happen?
     pub fn ended(self) -> bool {
@@ -224,6 +258,37 @@ pub enum Verb {
     Unknown,
 }
 
+impl Verb {
+    /// As it is typed.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Promote => "promote",
+            Self::Abort => "abort",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Past tense.
+    pub fn past(self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Promote => "promoted",
+            Self::Abort => "aborted",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl std::fmt::Display for Actor {
+    /// `ann@laptop`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.user, self.host)
+    }
+}
+
 /// `apps/<app>/seq`: the last sequence number allotted, with the creation time that came with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeqRecord {
@@ -238,8 +303,18 @@ record!(SeqRecord, "sequence record", 1);
 pub struct StableRecord {
     pub seq: Seq,
     pub release: ReleaseId,
+    /// An operator moved it back: releases above `seq` up to this one are wanted no more, whoever runs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_from: Option<Seq>,
 }
 record!(StableRecord, "stable record", 1);
+
+impl StableRecord {
+    /// Must a server that was told `run`, and by no rollout that goes on, take `seq` instead?
+    pub fn overrules(&self, run: Seq) -> bool {
+        run < self.seq || self.back_from.is_some_and(|from| run > self.seq && run <= from)
+    }
+}
 
 /// `apps/<app>/releases/<release>`: an id is never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

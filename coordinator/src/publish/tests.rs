@@ -103,6 +103,7 @@ async fn end_spec(store: &dyn Store, spec: &RolloutSpec, phase: RolloutPhase) {
         paused: false,
         promoted: false,
         turned_back: false,
+        aborted: false,
     };
     put(store, Key::RolloutState(app()), record::encode(&state)).await;
 }
@@ -142,7 +143,8 @@ async fn the_manifest_is_signed_numbered_and_floored() {
     assert_eq!((first.manifest.seq, first.manifest.floor, first.manifest.created), (Seq(1), Seq(0), NOW));
     assert_eq!((first.spec.release.as_str(), first.manifest.revision.as_str()), ("20231114221320", "20231114221320"));
     end(&store, &first, RolloutPhase::Succeeded).await;
-    put(&store, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release: first.spec.release.clone() })).await;
+    put(&store, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release: first.spec.release.clone(), back_from: None }))
+        .await;
     let signers = [Signer::generate().expect("key"), Signer::generate().expect("key")];
     let trust = format!(
         "version = 1\nenvironment = \"production\"\nthreshold = 2\nkeys = [\"{}\", \"{}\"]",
@@ -327,7 +329,7 @@ async fn a_moved_stable_is_read_again_for_the_floor() {
     let other = store.another_client();
     let alice = interrupted(&store, async move {
         let release: ReleaseId = "r".parse().expect("release");
-        put(&other, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release })).await;
+        put(&other, Key::Stable(app()), record::encode(&StableRecord { seq: Seq(1), release, back_from: None })).await;
     });
     let published = publish_as(&alice, "alice", |_| ()).await.expect("published");
     assert_eq!((published.manifest.seq, published.manifest.floor, published.manifest.created), (Seq(2), Seq(1), NOW + 51));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use coord_proto::ids::{NodeName, Seq};
 use coord_proto::migration::Phase;
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Spread, Target, Verdict};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, Spread, Target, Verdict};
 
 use super::course::Course;
 use super::{PlanInput, names};
@@ -64,7 +64,14 @@ fn good_seqs(app: &App) -> BTreeSet<Seq> {
 
 /// Does the server belong into this rollout?
 pub fn wanted(input: &PlanInput<'_>, spec: &RolloutSpec, facts: &ManifestFacts, node: &Node) -> bool {
-    matches(input, facts, node) && spec.limit.as_ref().is_none_or(|l| l.matches(&node.labels()))
+    let limited = spec.limit.as_ref().is_none_or(|l| l.matches(&node.labels()));
+    limited && matches(input, facts, node) && (spec.purpose() != RolloutKind::Restart || runs(input, node, spec.seq))
+}
+
+/// Only what runs the release is restarted: a canary above it stays where it was put.
+fn runs(input: &PlanInput<'_>, node: &Node, seq: Seq) -> bool {
+    let status = node.apps.get(input.name).and_then(|slot| slot.status.as_ref());
+    status.and_then(|s| s.running.as_ref()).is_some_and(|r| r.seq == seq)
 }
 
 /// May the server run this release at all?
@@ -112,7 +119,11 @@ impl Course<'_> {
         back
     }
 
+    /// A retry and a restart are for the servers that were there when they were asked for: the others take `stable`.
     fn newcomers(&self) -> Vec<NodeName> {
+        if matches!(self.spec.kind, RolloutKind::Retry | RolloutKind::Restart) {
+            return Vec::new();
+        }
         let known: BTreeSet<&NodeName> = self.state.targets.iter().map(|t| &t.node).collect();
         let new = |(name, n): &(&NodeName, &Node)| n.present && !known.contains(*name) && wanted(self.input, self.spec, self.facts, n);
         self.input.fleet.nodes.iter().filter(new).map(|(name, _)| name.clone()).collect()

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use coord_proto::coordinator::HistoryRecord;
 use coord_proto::ids::{RolloutId, Seq};
 use coord_proto::limits::HISTORY_MAX;
-use coord_proto::rollout::{RolloutPhase, RolloutSpec, RolloutState};
+use coord_proto::rollout::{RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
-use super::{Decision, PlanInput, batches};
+use super::{Decision, PlanInput, again, batches};
 use crate::view::{App, ManifestFacts};
 
 /// Batches against the live membership, budgets of the targets at the start.
 pub fn first_state(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &ManifestFacts, out: &mut Decision) -> RolloutState {
-    let targets = batches::choose(input, app, spec, facts);
+    let targets = match spec.kind {
+        RolloutKind::Retry => again::targets(input, app, spec, facts),
+        _ => batches::choose(input, app, spec, facts),
+    };
     let total = targets.len();
     let mut state = RolloutState {
         id: spec.id.clone(),
@@ -34,11 +37,14 @@ pub fn first_state(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: 
         // A wish names its rollout: one that was there before this one is not for it.
         wish_revision: 0,
         paused: false,
-        promoted: false,
+        // What an operator asks for beside a new release has its word already.
+        promoted: matches!(spec.kind, RolloutKind::Rollback | RolloutKind::Retry | RolloutKind::Restart),
         turned_back: false,
+        aborted: false,
     };
     state.whole = batches::covers_all(input, facts, &state);
-    out.events.push(format!("rollout {} of release {} began on {total} servers in {} batches", spec.id, spec.release, state.batches));
+    let kind = if spec.kind == RolloutKind::Publish { String::new() } else { format!(", a {},", spec.kind.word()) };
+    out.events.push(format!("rollout {} of release {}{kind} began on {total} servers in {} batches", spec.id, spec.release, state.batches));
     state
 }
 

@@ -3,7 +3,7 @@
 use coord_proto::coordinator::HistoryRecord;
 use coord_proto::limits::HISTORY_MAX;
 use coord_proto::migration::{self, Phase, TaskRecord};
-use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutPhase, StableRecord, Verdict};
+use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutKind, RolloutPhase, StableRecord, Target, Verdict};
 
 use super::course::Course;
 use super::progress::{self, Look};
@@ -42,11 +42,13 @@ impl Course<'_> {
         self.timers.restart();
         // A canary never becomes what newcomers take.
         self.state.whole &= batches::covers_all(self.input, self.facts, &self.state);
-        if self.state.whole {
-            self.out.stable = Some(StableRecord { seq: self.state.seq, release: self.state.release.clone() });
+        if self.state.whole && self.spec.purpose() != RolloutKind::Restart {
+            self.out.stable = Some(self.new_stable());
         }
         self.out.verdict = Some((self.state.release.clone(), Verdict::Good));
-        if self.facts.tasks_of(Phase::After).next().is_none() || self.tasks_succeeded(Phase::After) {
+        // What was left undone after an older release, or one that is only restarted, is not made up for.
+        let after_is_due = self.introduces() && self.facts.tasks_of(Phase::After).next().is_some();
+        if !after_is_due || self.tasks_succeeded(Phase::After) {
             let late = self.not_done();
             let reason = if late.is_empty() { String::new() } else { format!("within the budgets, without {}", names::short(&late)) };
             self.end(RolloutPhase::Succeeded, reason)
@@ -55,13 +57,31 @@ impl Course<'_> {
         }
     }
 
+    /// Does it bring a release to servers that had none newer? A rollback and a restart do not.
+    fn introduces(&self) -> bool {
+        !matches!(self.spec.purpose(), RolloutKind::Rollback | RolloutKind::Restart)
+    }
+
+    /// What newcomers take from now on. After a rollback nobody keeps what was published above it, wherever it still runs.
+    fn new_stable(&self) -> StableRecord {
+        let last = self.app.seq.as_ref().map_or(self.state.previous_stable, |s| s.seq.max(self.state.previous_stable));
+        let back = self.spec.purpose() == RolloutKind::Rollback && last > self.state.seq;
+        StableRecord { seq: self.state.seq, release: self.state.release.clone(), back_from: back.then_some(last) }
+    }
+
+    /// A release that failed is bad, unless it had proved itself before: what is stable is not.
+    fn condemn(&mut self) {
+        let stable = self.app.stable.as_ref().is_some_and(|s| s.seq == self.state.seq);
+        if self.introduces() && !stable {
+            self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
+        }
+    }
+
     /// The budget is spent.
     pub fn fail(&mut self, reason: String) {
         if self.state.targets.iter().any(|t| t.outcome == Outcome::Failed) {
-            self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
+            self.condemn();
         }
-        self.timers.restart();
-        self.state.batch_elapsed = 0;
         if let Some(bar) = self.bar() {
             return self.end(RolloutPhase::Halted, format!("{reason}; {bar}"));
         }
@@ -71,12 +91,23 @@ impl Course<'_> {
         if !self.state.targets.iter().any(|t| t.told) {
             return self.end(RolloutPhase::RolledBack, format!("{reason}; no server was switched"));
         }
-        if self.state.targets.iter().all(|t| !t.told || t.prior.0 == 0) {
+        if self.nowhere_to_go() {
             return self.end(RolloutPhase::Halted, format!("{reason}; there is no release to go back to, so the servers stay as they are"));
         }
-        self.state.reason.clone_from(&reason);
+        self.turn_back(&reason, &format!("turned back: {reason}"));
+    }
+
+    /// Has every server that was told nothing to go back to, or this very release?
+    fn nowhere_to_go(&self) -> bool {
+        self.state.targets.iter().all(|t| !t.told || t.prior.0 == 0 || t.prior == self.state.seq)
+    }
+
+    fn turn_back(&mut self, reason: &str, words: &str) {
+        self.timers.restart();
+        self.state.batch_elapsed = 0;
+        reason.clone_into(&mut self.state.reason);
         self.state.turned_back = true;
-        self.enter(RolloutPhase::RollingBack, &format!("turned back: {reason}"));
+        self.enter(RolloutPhase::RollingBack, words);
     }
 
     /// A run-once task failed. Before the switch the release is bad, whatever the servers say; after it, they run it and it works.
@@ -85,25 +116,41 @@ impl Course<'_> {
             return self.end(RolloutPhase::Halted, reason);
         }
         self.fail(reason);
-        self.out.verdict = Some((self.state.release.clone(), Verdict::Bad));
+        self.condemn();
     }
 
-    /// An operator ends it: what was told goes back, as far as the migrations allow.
+    /// An operator ends it: what was told finishes its step and goes back, as far as the migrations allow.
     pub fn abort(&mut self, by: &str) {
+        if self.state.phase == RolloutPhase::RollingBack {
+            // It does already what is asked for.
+            return;
+        }
         self.timers.rest();
         // Every server runs it, and `stable` may name it already: only what was left to do is dropped.
         let forward = matches!(self.state.phase, RolloutPhase::Finishing | RolloutPhase::AwaitingDecision);
         if forward && self.after_last_batch() {
             return self.end(RolloutPhase::Halted, format!("aborted {by}; its after tasks did not run"));
         }
-        match self.bar() {
-            Some(bar) => self.end(RolloutPhase::Halted, format!("aborted {by}; {bar}")),
-            None => self.end(RolloutPhase::Aborted, format!("aborted {by}")),
+        if let Some(bar) = self.bar() {
+            return self.end(RolloutPhase::Halted, format!("aborted {by}; {bar}"));
         }
+        let reason = format!("aborted {by}");
+        let stays = |t: &Target| !t.told || t.prior == self.state.seq;
+        if self.state.targets.iter().all(stays) {
+            return self.end(RolloutPhase::Aborted, reason);
+        }
+        if self.nowhere_to_go() {
+            return self.end(RolloutPhase::Halted, format!("{reason}; there is no release to go back to, so the servers stay as they are"));
+        }
+        self.state.aborted = true;
+        self.turn_back(&reason, &format!("was {reason}; what was told goes back"));
     }
 
     /// Why nothing rolls back by itself, if so.
     fn bar(&self) -> Option<String> {
+        if !self.introduces() {
+            return None;
+        }
         let own = |r: &&TaskRecord| r.release == self.state.release;
         let records: Vec<TaskRecord> = self.app.tasks.iter().filter(own).cloned().collect();
         let told = self.state.targets.iter().any(|t| t.told);
@@ -133,13 +180,14 @@ impl Course<'_> {
         }
         let reason = self.state.reason.clone();
         if lost.is_empty() {
-            self.end(RolloutPhase::RolledBack, reason);
+            let phase = if self.state.aborted { RolloutPhase::Aborted } else { RolloutPhase::RolledBack };
+            self.end(phase, reason);
         } else {
             self.end(RolloutPhase::Halted, format!("{reason}; {} did not return", names::short(&lost)));
         }
     }
 
-    fn back(&self, target: &coord_proto::rollout::Target) -> Look {
+    fn back(&self, target: &Target) -> Look {
         match (target.told, target.prior.0) {
             // Never touched.
             (false, _) => Look::Staged,

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::migration::{self, Phase, TaskRecord};
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target, Verdict};
+use coord_proto::report::Step;
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, StableRecord, Target, Verdict};
 
 use super::course::Course;
 use super::{PlanInput, batches};
@@ -61,7 +62,7 @@ fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bo
         RolloutPhase::Halted => Some(as_before(hold.run, existing)),
         // A server that was away takes what is stable now, as every newcomer does.
         RolloutPhase::Succeeded => {
-            let run = if target.told { seq } else { stable_of(course.app, moved(course)).unwrap_or(hold.run) };
+            let run = if target.told { seq } else { stable_of(course.app, moved(course)).map_or(hold.run, |s| s.seq) };
             Some(as_before(run, existing))
         }
         RolloutPhase::Superseded | RolloutPhase::Unknown => None,
@@ -80,14 +81,23 @@ fn as_before(run: Seq, existing: Option<&Desired>) -> Order {
     Order { run, stage: None, after, may_migrate }
 }
 
-/// What a server keeps until its turn: what it was told by this rollout, else what it runs, and never less than `stable`.
+/// What a server keeps until its turn: what it was told by this rollout, else what it runs or is about to run, and never
+/// less than `stable`.
 fn hold(course: &Course<'_>, slot: Option<&NodeApp>) -> Seq {
     let desired = slot.and_then(|s| s.desired.as_ref());
     if let Some(held) = desired.filter(|d| d.rollout.as_ref() == Some(&course.state.id)) {
         return held.run;
     }
     let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
-    running.max(course.state.previous_stable)
+    slot.and_then(half_way).unwrap_or(running).max(course.state.previous_stable)
+}
+
+/// What a server switches to this very moment, told by a rollout that was superseded. It brings that to its end whatever it
+/// is told, so to call it back would only restart it twice more.
+fn half_way(slot: &NodeApp) -> Option<Seq> {
+    let (desired, status) = (slot.desired.as_ref()?, slot.status.as_ref()?);
+    let switches = matches!(status.step, Step::Draining | Step::Switching | Step::Restarting | Step::Probing | Step::Undraining);
+    (switches && status.generation == desired.generation).then_some(desired.run)
 }
 
 /// The `after` tasks are due once every target runs the release, and stay so.
@@ -134,18 +144,18 @@ fn next_generation(existing: Option<&Desired>) -> Generation {
 }
 
 /// `stable`, if it moves in this very pass.
-fn moved(course: &Course<'_>) -> Option<Seq> {
-    course.out.stable.as_ref().map(|s| s.seq)
+fn moved<'a>(course: &'a Course<'_>) -> Option<&'a StableRecord> {
+    course.out.stable.as_ref()
 }
 
-fn stable_of(app: &App, moved: Option<Seq>) -> Option<Seq> {
-    moved.or(app.stable.as_ref().map(|s| s.seq))
+fn stable_of<'a>(app: &'a App, moved: Option<&'a StableRecord>) -> Option<&'a StableRecord> {
+    moved.or(app.stable.as_ref())
 }
 
 /// Servers outside the rollout: they take `stable`, and wait for migrations without claiming them.
-pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&RolloutState>, moved: Option<Seq>) -> Vec<Desired> {
+pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&RolloutState>, moved: Option<&StableRecord>) -> Vec<Desired> {
     let Some(stable) = stable_of(app, moved) else { return Vec::new() };
-    let Some(facts) = app.manifests.get(&stable) else { return Vec::new() };
+    let Some(facts) = app.manifests.get(&stable.seq) else { return Vec::new() };
     let targets: BTreeSet<&NodeName> = state.iter().flat_map(|s| &s.targets).map(|t| &t.node).collect();
     let nodes = input.fleet.nodes.iter().filter(|(name, n)| !targets.contains(name) && batches::matches(input, facts, n));
     nodes.filter_map(|(name, node)| take_stable(input, app, (name, node), stable)).collect()
@@ -164,14 +174,14 @@ fn stays_above(app: &App, run: Seq) -> bool {
     app.verdict_of(run) == Verdict::Good || barred()
 }
 
-fn take_stable(input: &PlanInput<'_>, app: &App, (name, node): (&NodeName, &Node), stable: Seq) -> Option<Desired> {
+fn take_stable(input: &PlanInput<'_>, app: &App, (name, node): (&NodeName, &Node), stable: &StableRecord) -> Option<Desired> {
     let slot = node.apps.get(input.name);
     if slot.is_some_and(|s| s.unreadable) {
         return None;
     }
     let existing = slot.and_then(|s| s.desired.as_ref());
-    let above = existing.map(|d| d.run).filter(|run| *run > stable && stays_above(app, *run));
-    let run = above.unwrap_or(stable);
+    let above = existing.map(|d| d.run).filter(|run| *run > stable.seq && !stable.overrules(*run) && stays_above(app, *run));
+    let run = above.unwrap_or(stable.seq);
     if existing.is_some_and(|d| d.run == run && d.stage.is_none()) {
         return None;
     }

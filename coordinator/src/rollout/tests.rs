@@ -18,6 +18,7 @@ mod members;
 mod random;
 mod tasks;
 mod times;
+mod verbs;
 mod world;
 
 const BAKE: Duration = Duration::from_secs(10);

@@ -5,7 +5,8 @@ use coord_proto::rollout::{RolloutPhase, Verb};
 use super::course::Course;
 
 impl Course<'_> {
-    /// Obeys the stored wish, if it is for this rollout and was not obeyed before.
+    /// Obeys the stored wish, if it is for this rollout and was not obeyed before. What has no meaning in this phase changes
+    /// nothing: who wished it looks at what came of it.
     pub fn obey_wish(&mut self) {
         let Some(wish) = &self.app.wish else { return };
         if wish.rollout != self.state.id || self.app.wish_revision.0 <= self.state.wish_revision {
@@ -14,21 +15,26 @@ impl Course<'_> {
         self.state.wish_revision = self.app.wish_revision.0;
         let by = format!("by {}", wish.by.user);
         match wish.verb {
-            Verb::Pause => {
+            Verb::Pause if may_pause(self.state.phase) && !self.state.paused => {
                 self.state.paused = true;
                 self.note(&format!("was paused {by}"));
             }
-            Verb::Resume => {
+            Verb::Resume if self.state.paused => {
                 self.state.paused = false;
                 self.note(&format!("was resumed {by}"));
             }
-            Verb::Promote if self.state.phase == RolloutPhase::AwaitingPromotion => {
+            Verb::Promote if self.state.phase == RolloutPhase::AwaitingPromotion && !self.state.promoted => {
                 self.state.promoted = true;
+                self.state.reason.clear();
                 self.note(&format!("was promoted {by}"));
-                self.open_batch_from(self.state.batch + 1);
             }
             Verb::Abort => self.abort(&by),
-            Verb::Promote | Verb::Unknown => {}
+            Verb::Pause | Verb::Resume | Verb::Promote | Verb::Unknown => {}
         }
     }
+}
+
+/// Is there something ahead that a pause would hold?
+pub fn may_pause(phase: RolloutPhase) -> bool {
+    matches!(phase, RolloutPhase::Staging | RolloutPhase::Running | RolloutPhase::AwaitingPromotion | RolloutPhase::AwaitingDecision)
 }

@@ -116,6 +116,7 @@ fn state(seq: u64, previous_stable: u64, prior: u64) -> RolloutState {
         paused: false,
         promoted: false,
         turned_back: false,
+        aborted: false,
     }
 }
 
@@ -125,7 +126,7 @@ type Change = fn(&mut Fleet);
 fn what_is_named_stays() {
     let table: &[(&str, Change, &[u64])] = &[
         ("the newest two", |_| {}, &[8, 9]),
-        ("stable", |f| app(f).stable = Some(StableRecord { seq: Seq(3), release: release(3) }), &[3, 8, 9]),
+        ("stable", |f| app(f).stable = Some(StableRecord { seq: Seq(3), release: release(3), back_from: None }), &[3, 8, 9]),
         ("the lowest floor and above", |f| report(f, "n2", 6, 9), &[6, 7, 8, 9]),
         ("what a server runs below its floor", |f| report(f, "n2", 9, 2), &[2, 8, 9]),
         ("a tree that was adopted has number 0", |f| report(f, "n2", 9, 0), &[8, 9]),
@@ -162,7 +163,7 @@ fn what_cannot_be_read_is_no_reason_to_remove() {
     unreadable.problems.push(Problem { key: "/coord/v1/status/n1/mootube".into(), error: "newer".into() });
     assert_eq!(named(&unreadable, 2), Err("/coord/v1/status/n1/mootube".into()));
     let mut missing = fleet(9);
-    app(&mut missing).stable = Some(StableRecord { seq: Seq(12), release: release(12) });
+    app(&mut missing).stable = Some(StableRecord { seq: Seq(12), release: release(12), back_from: None });
     assert_eq!(named(&missing, 2), Err("manifest 12 of mootube".into()));
 }
 

@@ -104,6 +104,7 @@ impl Stage {
             policy,
             limit: None,
             force_run: false,
+            retried: None,
             by: actor(),
         };
         let record = ReleaseRecord { seq: Seq(seq), verdict: Verdict::Untried, by: actor(), notes: Default::default() };

@@ -48,6 +48,7 @@ pub(super) fn state(phase: RolloutPhase, targets: Vec<Target>) -> RolloutState {
         paused: false,
         promoted: false,
         turned_back: false,
+        aborted: false,
     }
 }
 
@@ -55,7 +56,7 @@ pub(super) fn fleet(state: RolloutState) -> Fleet {
     let leader = LeaderRecord { host: "c".into(), pid: 1, instance: Nonce::fixed("l"), since: 0 };
     let mut fleet = Fleet { fresh: true, leader: Some(leader), ..Fleet::default() };
     let view = fleet.apps.entry(app()).or_default();
-    view.stable = Some(StableRecord { seq: Seq(6), release: release("r6") });
+    view.stable = Some(StableRecord { seq: Seq(6), release: release("r6"), back_from: None });
     view.releases.insert(
         release("r6"),
         coord_proto::rollout::ReleaseRecord {
@@ -84,6 +85,7 @@ pub(super) fn spec(id: RolloutId, name: &str, user: &str) -> RolloutSpec {
         policy: RolloutPolicy::default(),
         limit: None,
         force_run: false,
+        retried: None,
         by: actor(user),
     }
 }

@@ -83,8 +83,12 @@ fn an_abort_takes_back_what_was_told() {
     world.obey("n1");
     world.wish(Verb::Abort);
     world.settle();
-    assert_eq!((world.phase(), world.running_orders(2)), (P::Aborted, vec![]));
+    assert_eq!((world.phase(), world.running_orders(2)), (P::RollingBack, vec![]));
     assert_eq!((world.desired("n1").run, world.desired("n2").stage), (Seq(1), None));
+    world.obey("n1");
+    world.settle();
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Aborted, "aborted by ann"));
+    assert_eq!((world.desired("n1").run, world.verdict(2)), (Seq(1), Verdict::Untried));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use coord_proto::manifest::OnUnknown;
 use coord_proto::migration::{Head, LockRecord, TaskRecord, TaskState};
 use coord_proto::report::{Alive, Failure, FailureCode, HealthState, NodeInfo, Running, Status, Step};
 use coord_proto::rollout::{
-    Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutPolicy, RolloutSpec, RolloutState, StableRecord, Target, Verb, Verdict, Wish,
+    Actor, OnFailure, ReleaseRecord, Retried, RolloutKind, RolloutPhase, RolloutPolicy, RolloutSpec, RolloutState, StableRecord, Target,
+    Verb, Verdict, Wish,
 };
 
 use super::super::{Decision, PlanInput, Timers, plan};
@@ -56,7 +57,7 @@ impl World {
 
     pub fn move_stable(&mut self, seq: u64) {
         self.know(seq, Verdict::Good);
-        self.app_mut().stable = Some(StableRecord { seq: Seq(seq), release: release(seq) });
+        self.app_mut().stable = Some(StableRecord { seq: Seq(seq), release: release(seq), back_from: None });
     }
 
     fn know(&mut self, seq: u64, verdict: Verdict) {
@@ -101,9 +102,25 @@ impl World {
             policy: RolloutPolicy::default(),
             limit: None,
             force_run: false,
+            retried: None,
             by: actor(),
         };
         self.app_mut().spec = Some(spec);
+    }
+
+    /// What `rollback` and `restart` write.
+    pub fn ask(&mut self, kind: RolloutKind, seq: u64) {
+        self.spec(seq, &format!("{}-{seq}", kind.word()));
+        let spec = self.spec_mut();
+        (spec.kind, spec.force_run, spec.policy.on_failure) = (kind, kind == RolloutKind::Restart, OnFailure::Halt);
+    }
+
+    /// What `retry` writes.
+    pub fn retry(&mut self) {
+        let old = self.app().spec.clone().expect("a spec");
+        let retried = Some(Retried { rollout: old.id.clone(), kind: old.purpose() });
+        let id = format!("retry-{}", old.id).parse().expect("rollout id");
+        *self.spec_mut() = RolloutSpec { id, kind: RolloutKind::Retry, force_run: false, retried, ..old };
     }
 
     pub fn spec_mut(&mut self) -> &mut RolloutSpec {

@@ -162,6 +162,7 @@ fn state(phase: RolloutPhase, release: (u64, &str), ended_at: Option<i64>) -> Ro
         paused: false,
         promoted: false,
         turned_back: false,
+        aborted: false,
     }
 }
 
@@ -175,6 +176,7 @@ fn spec(release: (u64, &str), kind: RolloutKind, at: i64) -> RolloutSpec {
         policy: RolloutPolicy::default(),
         limit: None,
         force_run: false,
+        retried: None,
         by: actor(at),
     }
 }
@@ -200,7 +202,7 @@ fn records() -> Records {
     let leader = LeaderRecord { host: "coord-1".into(), pid: 7, instance: Nonce::fixed("l"), since: NOW - 90_000 };
     records.put(&Key::Leader, &leader);
     records.put(&Key::Stores, &StoresRecord { urls: vec!["https://coord-1:7080".into()] });
-    records.put(&Key::Stable(app()), &StableRecord { seq: Seq(OLD.0), release: OLD.1.parse().expect("release") });
+    records.put(&Key::Stable(app()), &StableRecord { seq: Seq(OLD.0), release: OLD.1.parse().expect("release"), back_from: None });
     records.put(&Key::RolloutSpec(app()), &spec(NEW, RolloutKind::Publish, NOW - 95));
     records.put(&Key::RolloutState(app()), &state(RolloutPhase::Running, NEW, None));
     servers(&mut records);

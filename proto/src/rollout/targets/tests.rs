@@ -25,6 +25,7 @@ fn state(targets: Vec<Target>) -> RolloutState {
         paused: false,
         promoted: false,
         turned_back: false,
+        aborted: false,
     }
 }
 

@@ -1,0 +1,58 @@
+//! Whom a retry is for.
+
+use std::collections::BTreeSet;
+
+use coord_proto::ids::NodeName;
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
+
+use super::{PlanInput, batches};
+use crate::view::{App, ManifestFacts};
+
+/// Did this server not make it, so that a retry is for it?
+pub fn failed(target: &Target) -> bool {
+    matches!(target.outcome, Outcome::Failed | Outcome::Unreachable)
+}
+
+/// The rollout that a retry goes on with, as it ended.
+fn ended<'a>(app: &'a App, spec: &RolloutSpec) -> Option<&'a RolloutState> {
+    let id = &spec.retried.as_ref()?.rollout;
+    let current = app.state.as_ref().filter(|s| s.id == *id);
+    current.or_else(|| app.history.get(id).map(|h| &h.state))
+}
+
+/// The servers that failed, in batches behind those that did their part: these stay in it, so that they still count, and
+/// go back with the others if it comes to that.
+pub fn targets(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &ManifestFacts) -> Vec<Target> {
+    let Some(old) = ended(app, spec) else { return Vec::new() };
+    let nodes = input.fleet.nodes.iter().filter(|(_, n)| batches::wanted(input, spec, facts, n));
+    let wanted: BTreeSet<&NodeName> = nodes.map(|(name, _)| name).collect();
+    let of_old = |which: &dyn Fn(&Target) -> bool| -> Vec<Target> {
+        old.targets.iter().filter(|t| which(t) && wanted.contains(&t.node)).map(|t| fresh(app, old, t)).collect()
+    };
+    // Whoever went back runs it no longer.
+    let done = |t: &Target| t.told && t.outcome == Outcome::Done && !went_back(old);
+    let mut targets: Vec<Target> = of_old(&done).into_iter().map(|t| Target { told: true, outcome: Outcome::Done, ..t }).collect();
+    let failed = of_old(&failed);
+    let (first, total) = (usize::from(!targets.is_empty()), failed.len());
+    let (mut index, mut room) = (0, spec.policy.serial.size(0, total));
+    for target in failed {
+        if room == 0 {
+            index += 1;
+            room = spec.policy.serial.size(index, total);
+        }
+        room -= 1;
+        targets.push(Target { batch: first + index, ..target });
+    }
+    targets
+}
+
+fn went_back(old: &RolloutState) -> bool {
+    old.turned_back || matches!(old.phase, RolloutPhase::RolledBack | RolloutPhase::Aborted)
+}
+
+/// Not yet told. Nothing goes back behind what is stable by now.
+fn fresh(app: &App, old: &RolloutState, target: &Target) -> Target {
+    let stable = app.stable.as_ref().is_some_and(|s| s.seq == old.seq);
+    let prior = if stable { old.seq } else { target.prior };
+    Target { node: target.node.clone(), batch: 0, prior, told: false, outcome: Outcome::Pending }
+}
