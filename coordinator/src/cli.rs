@@ -68,10 +68,12 @@ enum Command {
     /// Pack, publish and look at releases
     #[command(subcommand)]
     Release(release::Command),
-    /// Look at the rollout of an app
+    /// Look at the rollout of an app, hold it, end it, try it again
     #[command(subcommand)]
     Rollout(rollout::Command),
-    /// Look at servers
+    /// Go back to the release before, or to the one named; no signing key is needed
+    Rollback(rollout::verbs::RolledBack),
+    /// Look at servers, take them out of rollouts and back in
     #[command(subcommand)]
     Node(node::Command),
     /// Look at run-once tasks, and decide those that nobody knows the end of
@@ -121,6 +123,7 @@ fn run(cli: Cli, ui: Ui) -> Done {
         Command::Release(command) => block_on(release::run(command, global, ui)),
         Command::Status(args) => block_on(status::run(args, global, ui)),
         Command::Rollout(command) => block_on(rollout::run(command, global, ui)),
+        Command::Rollback(args) => block_on(async { rollout::verbs::rollback(&global.session(ui)?, args).await }),
         Command::Node(command) => block_on(node::run(command, global, ui)),
         Command::Migration(command) => block_on(migration::run(command, global, ui)),
         Command::Dev(command) => block_on(dev::run(command, ui)),
@@ -207,6 +210,11 @@ pub fn actor() -> Actor {
         at: words::now(),
         message: None,
     }
+}
+
+/// The same, with why: `-m`.
+pub fn actor_saying(message: Option<String>) -> Actor {
+    Actor { message: message.filter(|m| !m.trim().is_empty()), ..actor() }
 }
 
 #[cfg(test)]

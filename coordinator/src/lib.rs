@@ -33,9 +33,11 @@ pub mod web;
 
 pub mod cli;
 pub mod cli_config;
+pub mod commit;
 pub mod deploy_file;
 pub mod exit;
 mod new_file;
+pub mod operate;
 pub mod pack;
 pub mod plan;
 pub mod ports;

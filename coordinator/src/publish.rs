@@ -7,8 +7,6 @@
 //! The transaction compares every key that was looked at, so whoever publishes at the same time loses as a whole. A lost answer is settled
 //! by reading back: the key of its audit event is random, so what is found there is ours or is not.
 
-use std::time::Duration;
-
 use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, Environment, Nonce, ReleaseId, Revision, RolloutId, Seq};
 use coord_proto::keys::{Key, KeySpace};
@@ -16,11 +14,11 @@ use coord_proto::labels::Selector;
 use coord_proto::limits::EVENT_TTL;
 use coord_proto::manifest::{Artifact, Manifest, ManifestError};
 use coord_proto::migration::Head;
-use coord_proto::retry::Backoff;
 use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
-use coord_proto::store::{Compare, LeaseId, Outcome, Store, StoreError, Transaction, Write, read_record};
+use coord_proto::store::{Compare, LeaseId, Store, StoreError, Transaction, read_record};
 use coord_proto::trust::{Envelope, Trust, TrustError};
 
+use crate::commit::{self, CommitError};
 use crate::deploy_file::{DeployFile, Edition};
 use crate::exit::Exit;
 use crate::sign::{SignError, Signer};
@@ -49,6 +47,8 @@ pub struct Request<'a> {
     pub revision: Option<String>,
     pub serial: Option<Serial>,
     pub limit: Option<Selector>,
+    /// May it take the place of a rollout that goes on?
+    pub supersede: bool,
     pub by: Actor,
 }
 
@@ -113,6 +113,13 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    fn of(error: CommitError, release: &ReleaseId) -> Self {
+        match error {
+            CommitError::Store(error) => error.into(),
+            CommitError::Unsettled(source) => Self::Unsettled { release: release.clone(), source },
+        }
+    }
+
     /// For the terminal: with the exit code and what to type next.
     pub fn failure(self) -> Failure {
         let error = self;
@@ -121,7 +128,10 @@ impl PublishError {
                 (Exit::Refused, "start it on a coordinator host: systemctl start coordinator (on a laptop: coordctl dev up)".to_owned())
             }
             PublishError::Active { app, .. } => {
-                (Exit::Refused, format!("watch it with `coordctl rollout watch {app}` and publish when it has ended"))
+                let hint = format!(
+                    "watch it with `coordctl rollout watch {app}` and publish when it has ended; end it with `coordctl rollout abort {app}`; or take its place with --supersede"
+                );
+                (Exit::Refused, hint)
             }
             PublishError::TaskOpen { app, head } => {
                 let release = &head.release;
@@ -166,7 +176,7 @@ pub async fn publish(
 ) -> Result<Published, PublishError> {
     let app = &request.deploy.app;
     let first = Standing::look(store, keys, app).await?;
-    first.admit()?;
+    first.admit_for(request.supersede)?;
     let seen = first.spec.as_ref().map(|(spec, _)| spec.id.clone());
     let mut standing = first;
     for _ in 0..TRIES_MAX {
@@ -175,14 +185,15 @@ pub async fn publish(
         let envelope = signing.seal(&draft.manifest)?;
         let event = store.grant(EVENT_TTL).await?;
         let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope, event);
-        if let Some(at) = settled_commit(store, transaction, &spec).await? {
+        let committed = commit::settled(store, transaction, TRIES_MAX).await.map_err(|e| PublishError::of(e, &spec.release))?;
+        if let Some(at) = committed {
             return Ok(Published { spec, manifest: draft.manifest, at });
         }
         // The audit event was not written; its lease would only linger.
         let _ = store.revoke(event).await;
         standing = Standing::look(store, keys, app).await?;
         standing.lost_to_another(seen.as_ref())?;
-        standing.admit()?;
+        standing.admit_for(request.supersede)?;
     }
     Err(PublishError::Restless { app: app.clone() })
 }
@@ -297,46 +308,14 @@ impl Draft {
 }
 
 /// `7-1f2e3d4c`: sorts by eye, and no two are alike.
-fn rollout_id(seq: Seq) -> RolloutId {
+pub fn rollout_id(seq: Seq) -> RolloutId {
     let nonce = Nonce::random();
     let id = format!("{seq}-{}", nonce.as_str().get(..8).unwrap_or_default());
     id.parse().expect("digits, a dash and hexadecimal digits are a rollout id")
 }
 
-/// Commits; `None`: refused, nothing was written. A lost answer is settled by reading back, and by sending the same transaction again: it
-/// happens at most once, because it compares the sequence number that it changes.
-async fn settled_commit(store: &dyn Store, transaction: Transaction, spec: &RolloutSpec) -> Result<Option<Revision>, PublishError> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
-    let mut lost = None;
-    while backoff.tries() < TRIES_MAX {
-        match store.commit(transaction.clone()).await {
-            Ok(Outcome::Committed(at)) => return Ok(Some(at)),
-            // After a lost answer a refusal may mean that the first one happened.
-            Ok(Outcome::Refused(_)) => return if lost.is_some() { find_own(store, &transaction).await } else { Ok(None) },
-            Err(e @ StoreError::Indeterminate { .. }) => lost = Some(e),
-            Err(e) if lost.is_none() || !e.passing() => return Err(e.into()),
-            Err(_) => {}
-        }
-        tokio::time::sleep(backoff.next()).await;
-    }
-    match lost {
-        Some(source) => Err(PublishError::Unsettled { release: spec.release.clone(), source }),
-        None => Ok(None),
-    }
-}
-
-/// Did this transaction happen? Its audit event has a key of its own, which nobody writes again; the spec may be somebody else's by now.
-async fn find_own(store: &dyn Store, transaction: &Transaction) -> Result<Option<Revision>, PublishError> {
-    let event = transaction.writes.iter().find_map(|write| match write {
-        Write::Put { key, lease: Some(_), .. } => Some(key),
-        _ => None,
-    });
-    let Some(event) = event else { return Ok(None) };
-    Ok(store.read(event).await?.entry.map(|entry| entry.created))
-}
-
 /// The words for a rollout whose state nobody wrote yet.
-fn phase_words(phase: Option<RolloutPhase>) -> &'static str {
+pub fn phase_words(phase: Option<RolloutPhase>) -> &'static str {
     phase.map_or("waiting for the coordinator", RolloutPhase::words)
 }
 

@@ -1,11 +1,14 @@
-//! `coordctl node list|show`.
+//! `coordctl node list|show|cordon|uncordon|forget`.
 
 use clap::Subcommand;
 use coord_proto::ids::NodeName;
 use coord_proto::labels::Labels;
 
-use super::{Done, Global};
+use super::rollout::verbs::{Why, failure};
+use super::{Done, Global, Session, actor_saying};
 use crate::exit::Exit;
+use crate::operate::Judged;
+use crate::operate::node::{self, NodeVerb};
 use crate::ui::{Failure, Format, Table, Ui, words};
 use crate::view::{Fleet, Node};
 
@@ -23,6 +26,20 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Leave the server out of rollouts; it keeps what it runs
+    Cordon(Marked),
+    /// Let it take part again; it takes the stable release
+    Uncordon(Marked),
+    /// Forget a server that is gone for good
+    Forget(Marked),
+}
+
+/// A server, and why.
+#[derive(Debug, clap::Args)]
+pub struct Marked {
+    node: NodeName,
+    #[command(flatten)]
+    why: Why,
 }
 
 /// Runs it.
@@ -30,21 +47,41 @@ pub enum Command {
 /// # Errors
 /// etcd does not answer, no such server.
 pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
-    let fleet = global.session(ui)?.fleet().await?;
+    let session = global.session(ui)?;
     match command {
-        Command::List { json } => match Format::of(json) {
-            Format::Json => ui.json(&fleet.nodes)?,
-            Format::Text if fleet.nodes.is_empty() => ui.note("no server has registered yet; an agent does so when it starts"),
-            Format::Text => ui.out(table(&fleet).render())?,
-        },
-        Command::Show { node: name, json } => {
-            let unknown = || Failure::new(Exit::Error, format!("there is no server {name}")).hint("`coordctl node list` lists them");
-            let node = fleet.nodes.get(&name).ok_or_else(unknown)?;
-            match Format::of(json) {
-                Format::Json => ui.json(node)?,
-                Format::Text => ui.out(text(&name, node))?,
-            }
-        }
+        Command::Cordon(args) => mark(&session, args, NodeVerb::Cordon).await,
+        Command::Uncordon(args) => mark(&session, args, NodeVerb::Uncordon).await,
+        Command::Forget(args) => mark(&session, args, NodeVerb::Forget).await,
+        Command::List { json } => list(&session.fleet().await?, Format::of(json), ui),
+        Command::Show { node, json } => show(&session.fleet().await?, &node, Format::of(json), ui),
+    }
+}
+
+async fn mark(session: &Session, args: Marked, verb: NodeVerb) -> Done {
+    let by = actor_saying(args.why.message);
+    let marked = node::mark(session.store.as_ref(), &session.keys, &args.node, verb, &by).await.map_err(|e| failure(session, e))?;
+    session.ui.out(match marked {
+        Judged::Do(()) => format!("{} {}", verb.past(), args.node),
+        Judged::Already(words) => words,
+    })?;
+    Ok(Exit::Done)
+}
+
+fn list(fleet: &Fleet, format: Format, ui: Ui) -> Done {
+    match format {
+        Format::Json => ui.json(&fleet.nodes)?,
+        Format::Text if fleet.nodes.is_empty() => ui.note("no server has registered yet; an agent does so when it starts"),
+        Format::Text => ui.out(table(fleet).render())?,
+    }
+    Ok(Exit::Done)
+}
+
+fn show(fleet: &Fleet, name: &NodeName, format: Format, ui: Ui) -> Done {
+    let unknown = || Failure::new(Exit::Error, format!("there is no server {name}")).hint("`coordctl node list` lists them");
+    let node = fleet.nodes.get(name).ok_or_else(unknown)?;
+    match format {
+        Format::Json => ui.json(node)?,
+        Format::Text => ui.out(text(name, node))?,
     }
     Ok(Exit::Done)
 }

@@ -1,10 +1,10 @@
-//! `coordctl rollout status|watch APP`.
+//! `coordctl rollout status|watch|pause|resume|promote|abort|retry|restart|history APP`.
 
 use std::time::Duration;
 
 use clap::Subcommand;
 use coord_proto::ids::AppName;
-use coord_proto::rollout::{RolloutSpec, RolloutState, Target};
+use coord_proto::rollout::{RolloutKind, RolloutSpec, RolloutState, Target, Verb};
 use serde::Serialize;
 
 use super::wait::{self, TIMEOUT};
@@ -14,6 +14,8 @@ use crate::publish::follow::Follower;
 use crate::ui::{Failure, Format, Table, Ui, words};
 use crate::view::Fleet;
 
+mod history;
+pub(super) mod verbs;
 pub(super) mod watch;
 
 /// `coordctl rollout …`
@@ -35,6 +37,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Open no further batch until it is resumed; servers finish what they were told
+    Pause(verbs::Wished),
+    /// Go on with a paused rollout
+    Resume(verbs::Wished),
+    /// Go on after the first batch of a rollout with `promote = "manual"`
+    Promote(verbs::Wished),
+    /// End the rollout: servers finish their step and go back to what they had, as far as migrations allow
+    Abort(verbs::Aborted),
+    /// Try the servers once more that failed in the last rollout, and only them
+    Retry(verbs::Retried),
+    /// Restart the stable release batch by batch, its health checked again
+    Restart(verbs::Restarted),
+    /// Rollouts that have ended, the newest first
+    History {
+        app: AppName,
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// A rollout, as JSON has it.
@@ -53,9 +73,9 @@ struct View<'a> {
 /// etcd does not answer, no rollout.
 pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
     let session = global.session(ui)?;
-    let fleet = session.fleet().await?;
     match command {
         Command::Status { app, json } => {
+            let fleet = session.fleet().await?;
             let view = View::of(&fleet, &app)?;
             match Format::of(json) {
                 Format::Json => ui.json(&view)?,
@@ -64,10 +84,17 @@ pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
             Ok(Exit::Done)
         }
         Command::Watch { app, timeout, json } => {
-            let spec = View::of(&fleet, &app)?.spec.clone();
+            let spec = View::of(&session.fleet().await?, &app)?.spec.clone();
             let follower = Follower::new(app, spec.id, spec.release, spec.by.user);
             wait::to_the_end(&session, follower, timeout, Format::of(json)).await
         }
+        Command::Pause(args) => verbs::wish(&session, args, Verb::Pause).await,
+        Command::Resume(args) => verbs::wish(&session, args, Verb::Resume).await,
+        Command::Promote(args) => verbs::wish(&session, args, Verb::Promote).await,
+        Command::Abort(args) => verbs::abort(&session, args).await,
+        Command::Retry(args) => verbs::retry(&session, args).await,
+        Command::Restart(args) => verbs::restart(&session, args).await,
+        Command::History { app, json } => history::run(&session, &app, Format::of(json)).await,
     }
 }
 
@@ -83,8 +110,13 @@ impl<'a> View<'a> {
     fn text(&self, fleet: &Fleet, app: &AppName) -> String {
         let (spec, by) = (self.spec, &self.spec.by);
         let phase = self.state.map_or("waiting for the coordinator", |s| s.phase.words());
-        let mut text = format!("rollout {} of {app}: release {} (number {}), {phase}\n", spec.id, spec.release, spec.seq);
-        text += &format!("asked for by {}@{} at {}, serial {}\n", by.user, by.host, words::time(by.at), spec.policy.serial);
+        let kind = if spec.kind == RolloutKind::Publish { "rollout" } else { spec.kind.word() };
+        let paused = if self.state.is_some_and(|s| s.paused && !s.phase.ended()) { ", paused" } else { "" };
+        let mut text = format!("{kind} {} of {app}: release {} (number {}), {phase}{paused}\n", spec.id, spec.release, spec.seq);
+        text += &format!("asked for by {by} at {}, serial {}\n", words::time(by.at), spec.policy.serial);
+        if let Some(why) = &by.message {
+            text += &format!("because: {}\n", crate::ui::table::printable(why));
+        }
         let Some(state) = self.state else { return text };
         if !state.reason.is_empty() {
             text += &format!("reason: {}\n", crate::ui::table::printable(&state.reason));
@@ -130,6 +162,7 @@ mod tests {
         insta::assert_snapshot!(screen(&fleet), @r"
         rollout r7 of mootube: release 20261124101112 (number 7), awaiting a decision
         asked for by ada@laptop at 2026-11-24T12:00:00Z, serial 1, 25%
+        because: weekly release
         reason: web-2 waits
         batch 1 of 1
         tolerates 0 failed and 0 unreachable
@@ -140,6 +173,7 @@ mod tests {
         insta::assert_snapshot!(screen(&fleet), @r"
         rollout r7 of mootube: release 20261124101112 (number 7), waiting for the coordinator
         asked for by ada@laptop at 2026-11-24T12:00:00Z, serial 1, 25%
+        because: weekly release
         ");
         fleet.apps.clear();
         assert!(View::of(&fleet, &"mootube".parse().expect("app")).is_err());

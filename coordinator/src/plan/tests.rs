@@ -29,6 +29,7 @@ fn spec(manifest: &Manifest) -> RolloutSpec {
         policy: manifest.rollout.clone(),
         limit: None,
         force_run: false,
+        retried: None,
         by: Actor { user: "ada".into(), host: "laptop".into(), at: 0, message: None },
     }
 }

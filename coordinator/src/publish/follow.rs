@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId};
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
 use crate::exit::Exit;
 use crate::ui::table::printable;
@@ -40,12 +40,20 @@ pub struct Follower {
     said: BTreeMap<String, String>,
     /// The last failure of each server: a server that went back reports none any more.
     failures: BTreeMap<NodeName, String>,
+    /// Is its abort what is waited for?
+    aborting: bool,
 }
 
 impl Follower {
     /// Follows the rollout with this id; `by` is who asked for it.
     pub fn new(app: AppName, rollout: RolloutId, release: ReleaseId, by: String) -> Self {
-        Self { app, rollout, release, by, said: BTreeMap::new(), failures: BTreeMap::new() }
+        Self { app, rollout, release, by, said: BTreeMap::new(), failures: BTreeMap::new(), aborting: false }
+    }
+
+    /// For who aborted it: that it ends so is no failure then.
+    #[must_use]
+    pub fn of_an_abort(self) -> Self {
+        Self { aborting: true, ..self }
     }
 
     /// The app that is followed.
@@ -158,6 +166,7 @@ impl Follower {
         let exit = match state.phase {
             RolloutPhase::Succeeded if self.missing(state) == 0 => Exit::Done,
             RolloutPhase::Succeeded => Exit::Partial,
+            RolloutPhase::Aborted if self.aborting => Exit::Done,
             RolloutPhase::Halted | RolloutPhase::Aborted | RolloutPhase::Superseded => Exit::Failed,
             RolloutPhase::RolledBack => Exit::RolledBack,
             RolloutPhase::AwaitingDecision => Exit::Decision,
@@ -199,7 +208,8 @@ impl Follower {
         let reason = if state.reason.is_empty() { String::new() } else { format!(": {}", printable(&state.reason)) };
         let (app, by) = (&self.app, &self.by);
         match exit {
-            Exit::Done | Exit::Partial => (format!("deployed as release {} by {by}", self.release), String::new()),
+            Exit::Done if self.aborting => (format!("aborted the rollout of release {} by {by}", self.release), String::new()),
+            Exit::Done | Exit::Partial => (self.done_words(fleet), String::new()),
             Exit::RolledBack => {
                 let before = fleet.apps.get(app).and_then(|a| a.release_of(state.previous_stable));
                 let before = before.map_or_else(|| "none".to_owned(), ToString::to_string);
@@ -218,6 +228,19 @@ impl Follower {
                 format!("coordctl status shows what runs where; coordctl rollout status {app} the whole rollout"),
             ),
         }
+    }
+
+    /// `deployed as release X by Y`, and how it is said of what operators ask for beside that.
+    fn done_words(&self, fleet: &Fleet) -> String {
+        let app = fleet.apps.get(&self.app);
+        let current = app.and_then(|a| a.spec.as_ref()).filter(|spec| spec.id == self.rollout);
+        let spec = current.or_else(|| app.and_then(|a| a.history.get(&self.rollout)?.spec.as_ref()));
+        let what = match spec.map(RolloutSpec::purpose) {
+            Some(RolloutKind::Rollback) => "rolled back to",
+            Some(RolloutKind::Restart) => "restarted",
+            _ => "deployed as",
+        };
+        format!("{what} release {} by {}", self.release, self.by)
     }
 
     fn servers(&self, fleet: &Fleet, state: &RolloutState) -> String {

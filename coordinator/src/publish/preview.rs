@@ -28,7 +28,7 @@ pub async fn preview(
     now: i64,
 ) -> Result<Preview, PublishError> {
     let standing = Standing::look(store, keys, &request.deploy.app).await?;
-    let mut refused: Vec<PublishError> = standing.admit().err().into_iter().collect();
+    let mut refused: Vec<PublishError> = standing.admit_for(request.supersede).err().into_iter().collect();
     let release = match free_release(store, keys, request, now).await {
         Ok(release) => release,
         Err(PublishError::ReleaseTaken { release, by }) => {

@@ -3,7 +3,7 @@
 use coord_proto::coordinator::{LeaderRecord, StoresRecord};
 use coord_proto::ids::{AppName, RolloutId};
 use coord_proto::keys::{Key, KeySpace};
-use coord_proto::migration::Head;
+use coord_proto::migration::{Head, TaskRecord, TaskState};
 use coord_proto::record::Record;
 use coord_proto::rollout::{RolloutPhase, RolloutSpec, RolloutState, SeqRecord, StableRecord};
 use coord_proto::store::{Compare, Entry, Store, StoreError, Transaction, read_record};
@@ -26,6 +26,8 @@ pub struct Standing {
     pub state: Held<RolloutState>,
     /// The last release's run-once task, open or not.
     pub head: Held<Head>,
+    /// Its record.
+    pub task: Held<TaskRecord>,
 }
 
 impl Standing {
@@ -36,6 +38,11 @@ impl Standing {
     pub async fn look(store: &dyn Store, keys: &KeySpace, app: &AppName) -> Result<Self, StoreError> {
         let of = |key: fn(AppName) -> Key| keys.key(&key(app.clone()));
         let stores: Held<StoresRecord> = read(store, keys.key(&Key::Stores)).await?;
+        let head: Held<Head> = read(store, of(Key::MigrationHead)).await?;
+        let task = match head.as_ref().filter(|(head, _)| head.open) {
+            Some((head, _)) => read(store, keys.key(&Key::Migration(app.clone(), head.release.clone(), head.task.clone()))).await?,
+            None => None,
+        };
         Ok(Self {
             app: app.clone(),
             leader: read(store, keys.key(&Key::Leader)).await?,
@@ -45,7 +52,8 @@ impl Standing {
             spec: read(store, of(Key::RolloutSpec)).await?,
             state: read(store, of(Key::RolloutState)).await?,
             stable: read(store, of(Key::Stable)).await?,
-            head: read(store, of(Key::MigrationHead)).await?,
+            head,
+            task,
         })
     }
 
@@ -54,17 +62,29 @@ impl Standing {
     /// # Errors
     /// No coordinator leads, a rollout is going on, or a run-once task of an older release is not decided: all servers would wait for it.
     pub fn admit(&self) -> Result<(), PublishError> {
+        self.admit_for(false)
+    }
+
+    /// The same, for one that may take the place of a rollout that goes on: its servers finish what they are at, and the
+    /// task that one of them runs.
+    ///
+    /// # Errors
+    /// As [`Standing::admit`]; of a task, only one that nobody runs.
+    pub fn admit_for(&self, supersede: bool) -> Result<(), PublishError> {
         if self.leader.is_none() {
             return Err(PublishError::NoCoordinator);
         }
-        if let Some((spec, _)) = &self.spec {
+        if let Some((spec, _)) = self.spec.as_ref().filter(|_| !supersede) {
             let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
             if !phase.is_some_and(RolloutPhase::ended) {
                 return Err(PublishError::Active { app: self.app.clone(), other: Other::of(spec), phase: phase_words(phase) });
             }
         }
+        let runs = self.task.as_ref().is_some_and(|(task, _)| task.state == TaskState::Claimed);
         match &self.head {
-            Some((head, _)) if head.open => Err(PublishError::TaskOpen { app: self.app.clone(), head: Box::new(head.clone()) }),
+            Some((head, _)) if head.open && !(supersede && runs) => {
+                Err(PublishError::TaskOpen { app: self.app.clone(), head: Box::new(head.clone()) })
+            }
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_proto::coordinator::LeaderRecord;
@@ -9,7 +10,7 @@ use coord_proto::manifest::Compression;
 use coord_proto::record;
 use coord_proto::rollout::{RolloutState, StableRecord};
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Identity, Listing, Reading, Watch};
+use coord_proto::store::{Identity, Listing, Outcome, Reading, Watch};
 
 use super::*;
 
@@ -58,6 +59,7 @@ fn request<'a>(deploy: &'a DeployFile, user: &str) -> Request<'a> {
         revision: None,
         serial: None,
         limit: None,
+        supersede: false,
         by: actor(user),
     }
 }

@@ -13,7 +13,7 @@ use super::{application_of, packed};
 use crate::cli::key::{self, DATA_VARIABLE};
 use crate::cli::rollout::watch;
 use crate::cli::wait::{self, TIMEOUT};
-use crate::cli::{Done, Session, actor};
+use crate::cli::{Done, Session, actor_saying};
 use crate::deploy_file::DeployFile;
 use crate::pack::Packed;
 use crate::publish::follow::Follower;
@@ -56,16 +56,15 @@ pub struct Args {
     /// Wait at most this long for the end of the rollout
     #[arg(long, default_value = TIMEOUT, value_parser = humantime::parse_duration, value_name = "TIME")]
     timeout: Duration,
-    /// Take the place of a rollout that is going on
-    #[arg(long, hide = true)]
+    /// Take the place of a rollout that is going on: its servers finish their step, and the migration that one of them runs
+    #[arg(long)]
     supersede: bool,
+    /// Why, for the record
+    #[arg(long, short, value_name = "WHY")]
+    message: Option<String>,
 }
 
 pub async fn run(args: Args, session: Session) -> Done {
-    if args.supersede {
-        let hint = "wait for the end of the rollout that is going on, then publish without --supersede";
-        return Err(Failure::refused("this version cannot supersede a rollout; nothing was changed").hint(hint));
-    }
     let ui = session.ui;
     // Everything that can be refused is looked at before something long begins.
     let deploy = DeployFile::load(&application_of(&args.source), Some(&session.context.environment))?;
@@ -74,7 +73,7 @@ pub async fn run(args: Args, session: Session) -> Done {
     }
     let signers = signers(&args.key, &session)?;
     let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
-    let standing = look(&session, &deploy, args.release.as_ref()).await?;
+    let standing = look(&session, &deploy, &args).await?;
     let packed = packed(&args.source, &deploy, &std::env::temp_dir(), ui).await?;
     upload(&session, &standing.stores, &packed).await?;
     let request = request(&args, &session, &deploy, &packed);
@@ -96,7 +95,8 @@ pub(super) fn request<'a>(args: &Args, session: &Session, deploy: &'a DeployFile
         revision: args.revision.clone().or_else(|| git_head(&args.source)),
         serial: args.serial.clone(),
         limit: args.limit.clone(),
-        by: actor(),
+        supersede: args.supersede,
+        by: actor_saying(args.message.clone()),
         deploy,
     }
 }
@@ -111,10 +111,10 @@ async fn follow(args: &Args, session: &Session, published: Published) -> Done {
     wait::to_the_end(session, follower, args.timeout, Format::of(args.json)).await
 }
 
-async fn look(session: &Session, deploy: &DeployFile, release: Option<&ReleaseId>) -> Result<Standing, Failure> {
+async fn look(session: &Session, deploy: &DeployFile, args: &Args) -> Result<Standing, Failure> {
     let standing = Standing::look(session.store.as_ref(), &session.keys, &deploy.app).await.map_err(|e| session.store_failure(e))?;
-    standing.admit().map_err(PublishError::failure)?;
-    if let Some(release) = release {
+    standing.admit_for(args.supersede).map_err(PublishError::failure)?;
+    if let Some(release) = &args.release {
         check_free(session.store.as_ref(), &session.keys, &deploy.app, release).await.map_err(PublishError::failure)?;
     }
     Ok(standing)
