@@ -41,7 +41,7 @@ impl From<Output> for Said {
     }
 }
 
-/// A command, as a rule `release publish`, that runs beside the test; dropped, it is ended.
+/// A `coordctl` that runs beside the test, mostly a `release publish`; dropped, it is ended.
 #[derive(Debug)]
 pub struct Publishing(Option<std::process::Child>);
 
@@ -122,5 +122,13 @@ impl Fleet {
         let mut command = self.coordctl_command(&["release", "publish"])?;
         command.arg(tree).args(["--release", release]).args(more).env("USER", user).env("LOGNAME", user);
         Publishing::start(&mut command)
+    }
+
+    /// `coordctl ARGS…`, beside the test.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_coordctl(&self, args: &[&str]) -> Result<Publishing> {
+        Publishing::start(&mut self.coordctl_command(args)?)
     }
 }
