@@ -29,9 +29,9 @@ pub fn targets(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Man
     let of_old = |which: &dyn Fn(&Target) -> bool| -> Vec<Target> {
         old.targets.iter().filter(|t| which(t) && wanted.contains(&t.node)).map(|t| fresh(app, old, t)).collect()
     };
-    // Whoever went back runs it no longer.
-    let done = |t: &Target| t.told && t.outcome == Outcome::Done && !went_back(old);
-    let mut targets: Vec<Target> = of_old(&done).into_iter().map(|t| Target { told: true, outcome: Outcome::Done, ..t }).collect();
+    // Whoever went back runs it no longer; who was still at it when it ended was left at it.
+    let keeps = |t: &Target| t.told && matches!(t.outcome, Outcome::Done | Outcome::Pending) && !went_back(old);
+    let mut targets = of_old(&keeps);
     let failed = of_old(&failed);
     let (first, total) = (usize::from(!targets.is_empty()), failed.len());
     let (mut index, mut room) = (0, spec.policy.serial.size(0, total));
@@ -50,9 +50,10 @@ fn went_back(old: &RolloutState) -> bool {
     old.turned_back || matches!(old.phase, RolloutPhase::RolledBack | RolloutPhase::Aborted)
 }
 
-/// Not yet told. Nothing goes back behind what is stable by now.
+/// In the first batch; not yet told, if it failed. Nothing goes back behind what is stable by now.
 fn fresh(app: &App, old: &RolloutState, target: &Target) -> Target {
     let stable = app.stable.as_ref().is_some_and(|s| s.seq == old.seq);
     let prior = if stable { old.seq } else { target.prior };
-    Target { node: target.node.clone(), batch: 0, prior, told: false, outcome: Outcome::Pending }
+    let (told, outcome) = if failed(target) { (false, Outcome::Pending) } else { (target.told, target.outcome) };
+    Target { node: target.node.clone(), batch: 0, prior, told, outcome }
 }

@@ -369,6 +369,27 @@ fn a_retry_after_which_all_servers_run_it_moves_stable() {
 }
 
 #[test]
+fn a_retry_waits_for_a_server_that_was_still_at_it_when_the_rollout_halted() {
+    let mut world = World::with_stable(2);
+    world.publish(2);
+    world.policy().serial = all();
+    world.policy().on_failure = OnFailure::Halt;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.fail("n2", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::Halted, Outcome::Pending));
+    world.retry();
+    world.settle();
+    world.obey("n2");
+    world.settle();
+    assert_eq!((world.phase(), run(&world, "n1"), run(&world, "n2")), (P::Staging, Seq(2), Seq(1)), "n1 is not called back");
+    drive(&mut world);
+    assert_eq!((world.phase(), world.stable(), world.running_orders(2).len()), (P::Succeeded, Some(Seq(2)), 2));
+}
+
+#[test]
 fn a_retry_within_the_budget_of_a_rollout_that_succeeded_takes_nothing_back() {
     let mut world = one_failed(1);
     assert_eq!((world.phase(), world.stable()), (P::Succeeded, Some(Seq(2))));
