@@ -157,6 +157,9 @@ impl Course<'_> {
         if self.stopped_by_budget() || self.state.paused || self.pending_staging() > 0 {
             return;
         }
+        if self.state.targets.is_empty() && !self.takes_newcomers() {
+            return self.end(RolloutPhase::Halted, "no server is left that it was asked for".to_owned());
+        }
         if self.state.targets.is_empty() {
             self.state.reason = "no server matches yet; it starts with the first that does".to_owned();
             return;

@@ -51,11 +51,12 @@ fn target(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeNam
 
 /// Where a rollback takes a server: to the good release that it runs, else to `stable`; 0 when there is neither.
 ///
-/// A release that a superseded rollout left there unproven is no place to go back to.
+/// A release that a superseded rollout left there unproven is no place to go back to, nor is one that was rolled back from.
 fn prior(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeName) -> Seq {
     let stable = app.stable.as_ref().map_or(Seq(0), |s| s.seq);
     let running = input.fleet.node_app(name, input.name).and_then(|s| s.status.as_ref()?.running.as_ref());
-    running.map(|r| r.seq).filter(|seq| *seq >= stable && good.contains(seq)).unwrap_or(stable)
+    let left = |seq: Seq| app.stable.as_ref().is_some_and(|s| s.overrules(seq));
+    running.map(|r| r.seq).filter(|seq| !left(*seq) && good.contains(seq)).unwrap_or(stable)
 }
 
 fn good_seqs(app: &App) -> BTreeSet<Seq> {
@@ -120,8 +121,12 @@ impl Course<'_> {
     }
 
     /// A retry and a restart are for the servers that were there when they were asked for: the others take `stable`.
+    pub fn takes_newcomers(&self) -> bool {
+        !matches!(self.spec.kind, RolloutKind::Retry | RolloutKind::Restart)
+    }
+
     fn newcomers(&self) -> Vec<NodeName> {
-        if matches!(self.spec.kind, RolloutKind::Retry | RolloutKind::Restart) {
+        if !self.takes_newcomers() {
             return Vec::new();
         }
         let known: BTreeSet<&NodeName> = self.state.targets.iter().map(|t| &t.node).collect();

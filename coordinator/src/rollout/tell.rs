@@ -89,7 +89,9 @@ fn hold(course: &Course<'_>, slot: Option<&NodeApp>) -> Seq {
         return held.run;
     }
     let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
-    slot.and_then(half_way).unwrap_or(running).max(course.state.previous_stable)
+    let run = slot.and_then(half_way).unwrap_or(running).max(course.state.previous_stable);
+    // What was rolled back from is left at once.
+    course.app.stable.as_ref().filter(|s| s.overrules(run)).map_or(run, |s| s.seq)
 }
 
 /// What a server switches to this very moment, told by a rollout that was superseded. It brings that to its end whatever it

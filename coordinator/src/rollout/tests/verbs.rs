@@ -216,6 +216,18 @@ fn a_server_outside_a_rollback_leaves_what_was_rolled_back_and_keeps_a_later_can
 }
 
 #[test]
+fn what_was_rolled_back_from_is_no_place_to_stay_at_or_to_go_back_to() {
+    let mut world = on_release_three(3);
+    world.node_mut("n3").cordoned = true;
+    world.ask(K::Rollback, 2);
+    drive(&mut world);
+    world.node_mut("n3").cordoned = false;
+    world.publish(4);
+    world.settle();
+    assert_eq!((run(&world, "n3"), world.target("n3").prior), (Seq(2), Seq(2)));
+}
+
+#[test]
 fn a_rollback_starts_no_after_task_and_what_it_goes_back_to_is_not_bad() {
     let mut world = World::with_stable(2);
     world.publish(2);
@@ -276,6 +288,18 @@ fn a_restart_goes_batch_by_batch_on_the_same_release_and_moves_nothing() {
     assert_eq!(world.app().stable, stable);
     assert!(!world.state().targets.iter().any(|t| t.node.as_str() == "n4"), "what has just come needs no restart");
     assert_eq!((run(&world, "n4"), world.desired("n4").restart), (Seq(3), 0));
+}
+
+#[test]
+fn a_restart_and_a_retry_that_no_server_is_left_for_end() {
+    let mut world = on_release_three(1);
+    world.ask(K::Restart, 3);
+    world.node_mut("n1").cordoned = true;
+    world.settle();
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Halted, "no server is left that it was asked for"));
+    world.retry();
+    world.settle();
+    assert_eq!(world.phase(), P::Halted);
 }
 
 #[test]
