@@ -9,7 +9,7 @@ use coord_proto::rollout::{Actor, OnFailure, Promote, RolloutPolicy, RolloutSpec
 use coord_proto::store::Store;
 use coord_proto::trust::Envelope;
 
-use super::{Judged, OperateError, Sight, TRIES_MAX, commit, goes_on};
+use super::{Judged, OperateError, Sight, TRIES_MAX, commit, described};
 
 /// What an operator may say beside the verb.
 #[derive(Debug, Clone)]
@@ -40,7 +40,9 @@ pub async fn begin(
         if let (Some(before), Some(now)) = (&seen, now)
             && *before != now.id
         {
-            return Err(goes_on(now, app.and_then(|a| a.state.as_ref()).filter(|s| s.id == now.id)));
+            let state = app.and_then(|a| a.state.as_ref()).filter(|s| s.id == now.id);
+            let hint = format!("look with `coordctl rollout status {name}`, then say it again if it is still meant");
+            return Err(OperateError::refused(format!("{} was asked for meanwhile", described(now, state)), hint));
         }
         seen = now.map(|spec| spec.id.clone());
         let spec = match judge(&sight)? {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use coord_proto::coordinator::LeaderRecord;
 use coord_proto::ids::Digest;
 use coord_proto::manifest::Compression;
+use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::record;
 use coord_proto::rollout::{RolloutState, StableRecord};
 use coord_proto::store::memory::MemoryStore;
@@ -231,6 +232,54 @@ async fn nothing_is_published_while_an_older_release_s_task_is_open() {
     assert!(failure.hint.contains("coordctl migration resolve mootube r1 --as"), "{}", failure.hint);
     put(&store, Key::MigrationHead(app()), record::encode(&head(false))).await;
     assert!(publish_as(&store, "bob", |_| ()).await.is_ok());
+}
+
+fn task(state: TaskState) -> TaskRecord {
+    TaskRecord {
+        seq: Seq(1),
+        release: "r1".parse().expect("release"),
+        task: "before".parse().expect("task"),
+        state,
+        holder: "web-1".parse().expect("node"),
+        nonce: Nonce::fixed("n"),
+        attempt: 1,
+        detail: String::new(),
+        log_tail: String::new(),
+        claimed_at: NOW,
+        settled_at: None,
+        history: vec![],
+    }
+}
+
+#[tokio::test]
+async fn one_that_supersedes_takes_the_place_of_what_goes_on_and_waits_for_a_task_that_runs() {
+    for (state, admitted) in [(TaskState::Claimed, true), (TaskState::Unknown, false)] {
+        let store = led().await;
+        let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+        end(&store, &first, RolloutPhase::Running).await;
+        put(&store, Key::MigrationHead(app()), record::encode(&head(true))).await;
+        let key = Key::Migration(app(), "r1".parse().expect("release"), "before".parse().expect("task"));
+        put(&store, key, record::encode(&task(state))).await;
+        let hint = publish_as(&store, "bob", |_| ()).await.expect_err("one goes on").failure().hint;
+        assert!(hint.contains("--supersede") && hint.contains("rollout abort mootube"), "{hint}");
+        let second = publish_as(&store, "bob", |r| r.supersede = true).await;
+        match second {
+            Ok(second) => assert_eq!((admitted, spec(&store).await), (true, second.spec)),
+            Err(refused) => assert!(!admitted && matches!(refused, PublishError::TaskOpen { .. }), "{state:?}: {refused}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_that_supersede_one_wins() {
+    let store = led().await;
+    let first = publish_as(&store, "alice", |_| ()).await.expect("published");
+    end(&store, &first, RolloutPhase::Running).await;
+    let other = store.another_client();
+    let meanwhile = async move { drop(publish_as(&other, "bob", |r| r.supersede = true).await.expect("bob wins")) };
+    let carol = interrupted(&store, meanwhile);
+    let lost = publish_as(&carol, "carol", |r| r.supersede = true).await.expect_err("carol lost");
+    assert!(matches!(lost, PublishError::Lost { .. }) && lost.to_string().contains("by bob@laptop"), "{lost}");
 }
 
 #[tokio::test]

@@ -103,21 +103,31 @@ async fn a_restart_needs_something_that_runs() {
 }
 
 #[tokio::test]
-async fn of_two_operators_at_once_one_wins_and_the_other_is_told_by_whom() {
-    let scene = halted().await;
-    // Bob's restart comes between ann's look and her commit.
-    let (bobs, first) = (Scene { store: scene.store.another_client() }, std::cell::Cell::new(true));
-    let between = |sight: &Sight| {
-        let judged = retry(sight, &app(), &options());
-        if first.replace(false) {
-            bobs.spec(RolloutKind::Restart, 3, bob()).now_or_never().expect("the store in memory answers at once");
-        }
-        judged
-    };
-    let lost = begin(&scene.store, &keys(), &app(), between).await;
-    assert!(refused(lost).contains("rollout 3-restart of release r3 by bob@laptop (waiting for the coordinator) goes on"));
-    assert_eq!(scene.stored_spec().await.by, bob());
-    assert!(scene.events().await.is_empty(), "nothing of ann's is there");
+async fn of_two_operators_at_once_one_wins_and_the_other_is_told_by_whom_also_when_that_has_ended() {
+    for ended in [false, true] {
+        let scene = halted().await;
+        // Bob's restart comes between ann's look and her commit.
+        let (bobs, first) = (Scene { store: scene.store.another_client() }, std::cell::Cell::new(true));
+        let meanwhile = async {
+            bobs.spec(RolloutKind::Restart, 3, bob()).await;
+            if ended {
+                bobs.state(RolloutPhase::Halted, |s| s.targets = vec![target("web-2", Outcome::Failed)]).await;
+            }
+        };
+        let meanwhile = std::cell::RefCell::new(Some(meanwhile));
+        let between = |sight: &Sight| {
+            let judged = retry(sight, &app(), &options());
+            if first.replace(false) {
+                let meanwhile = meanwhile.borrow_mut().take().expect("once");
+                meanwhile.now_or_never().expect("the store in memory answers at once");
+            }
+            judged
+        };
+        let lost = refused(begin(&scene.store, &keys(), &app(), between).await);
+        assert!(lost.contains("rollout 3-restart of release r3 by bob@laptop") && lost.contains("was asked for meanwhile"), "{lost}");
+        assert_eq!(scene.stored_spec().await.by, bob());
+        assert!(scene.events().await.is_empty(), "nothing of ann's is there");
+    }
 }
 
 #[tokio::test(start_paused = true)]

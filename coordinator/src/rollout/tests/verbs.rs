@@ -102,6 +102,10 @@ fn every_verb_in_every_phase() {
                 _ => phase,
             };
             assert_eq!(state.phase, then, "{verb:?} in {phase:?}");
+            let turned = (state.turned_back, state.aborted);
+            if phase == P::RollingBack {
+                assert_eq!(turned, (true, false), "{verb:?}: it goes back by itself");
+            }
             if phase.ended() {
                 assert_eq!(*state, before, "{verb:?} in {phase:?}: what has ended is not touched");
             } else {
@@ -131,10 +135,11 @@ fn an_abort_waits_for_the_servers_that_go_back_and_names_the_one_that_does_not()
     world.wish(V::Abort);
     world.settle();
     assert_eq!((world.phase(), run(&world, "n1")), (P::RollingBack, Seq(1)));
+    world.pass(DEADLINE - Duration::from_secs(1));
     world.wish(V::Abort);
     world.settle();
-    assert_eq!(world.phase(), P::RollingBack, "the second time changes nothing");
-    world.pass(DEADLINE);
+    assert_eq!(world.phase(), P::RollingBack, "the second time changes nothing, not even the deadline");
+    world.pass(Duration::from_secs(1));
     assert_eq!((world.phase(), world.state().reason.as_str()), (P::Halted, "aborted by ann; n1 did not return"));
 }
 
@@ -189,6 +194,11 @@ fn a_rollback_goes_batch_by_batch_and_moves_stable_back() {
     world.join("n4");
     world.settle();
     assert_eq!(run(&world, "n4"), Seq(2), "a newcomer takes what is stable now");
+    world.obey("n4");
+    let stable = world.app().stable.clone();
+    world.ask(K::Restart, 2);
+    drive(&mut world);
+    assert_eq!((world.phase(), &world.app().stable), (P::Succeeded, &stable), "a restart does not forget what was left");
 }
 
 #[test]
@@ -439,6 +449,29 @@ fn a_retry_of_what_was_rolled_back_tells_nobody_else() {
     drive(&mut world);
     assert_eq!((world.phase(), world.running_orders(2)), (P::Succeeded, vec!["n1"]));
     assert_eq!(world.stable(), Some(Seq(1)));
+}
+
+#[test]
+fn a_retry_does_not_count_on_a_server_that_went_away_on_the_way_back() {
+    let mut world = second_release();
+    world.policy().serial = all();
+    world.settle();
+    world.obey_all();
+    world.settle();
+    ["n1", "n3"].iter().for_each(|n| world.obey(n));
+    world.settle();
+    world.vanish("n3");
+    world.fail("n2", FailureCode::HookFailed);
+    world.settle();
+    world.obey_all();
+    world.settle();
+    assert_eq!((world.phase(), world.target("n3").outcome), (P::RolledBack, Outcome::Done));
+    world.retry();
+    world.settle();
+    assert_eq!(world.state().targets.iter().map(|t| t.node.as_str()).collect::<Vec<_>>(), ["n2"]);
+    world.come_back("n3");
+    drive(&mut world);
+    assert_eq!((world.running_orders(2), world.stable()), (vec!["n2"], Some(Seq(1))));
 }
 
 #[test]
