@@ -26,7 +26,7 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Leave the server out of rollouts; it keeps what it runs
+    /// Leave the server out of rollouts
     Cordon(Marked),
     /// Let it take part again; it takes the stable release
     Uncordon(Marked),
