@@ -158,7 +158,7 @@ async fn a_store_that_is_away_is_asked_again() {
 async fn a_cordoned_server_is_not_taken_to_stable() {
     let mut bench = bench();
     let (node, app): (NodeName, AppName) = (bench.node.clone(), "a".parse().expect("app"));
-    let stable = StableRecord { seq: Seq(5), release: "r5".parse().expect("release") };
+    let stable = StableRecord { seq: Seq(5), release: "r5".parse().expect("release"), back_from: None };
     let key = bench.keys.key(&Key::Stable(app));
     bench.store.commit(Transaction::new().put_record(key, &stable)).await.expect("put");
     bench.put(&Key::NodeCordon(node.clone()), "").await;

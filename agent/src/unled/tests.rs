@@ -58,7 +58,7 @@ impl Bench {
         let signature = minisign::sign(Some(&by.pk), &by.sk, Cursor::new(&manifest), None, None).expect("signed").into_string();
         let app: AppName = app.parse().expect("app");
         self.put(&Key::Manifest(app.clone(), Seq(3)), Envelope { manifest, signatures: vec![signature] }.encode()).await;
-        let stable = StableRecord { seq: Seq(3), release: "r3".parse().expect("release") };
+        let stable = StableRecord { seq: Seq(3), release: "r3".parse().expect("release"), back_from: None };
         self.put(&Key::Stable(app), coord_proto::record::encode(&stable)).await;
     }
 
