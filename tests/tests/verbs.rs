@@ -193,13 +193,15 @@ fn a_server_outside_a_rollback_leaves_what_was_rolled_back_without_a_coordinator
     for release in ["two", "three"] {
         fleet.publish(tree.path(), release, &["--serial", "100%"])?.expect_code(0)?;
     }
-    // Nobody tells it anything: its record says release three for good.
+    // Nobody tells it anything: its record goes on to say release three.
     fleet.coordctl(&["node", "cordon", "web-2"])?.expect_code(0)?;
     fleet.crash_agent("web-2")?;
     fleet.coordctl(&["rollback", APP])?.expect_code(0)?;
     fleet.expect_serves("web-2", "three")?;
     fleet.crash_coordinator();
     until("no coordinator leads", || Ok(fleet.record::<LeaderRecord>(&Key::Leader)?.is_none()))?;
+    // No coordinator is needed for this; cordoned it would keep what it has.
+    fleet.coordctl(&["node", "uncordon", "web-2"])?.expect_code(0)?;
     fleet.start_agent("web-2")?;
     fleet.wait_current("web-2", "two")?;
     fleet.expect_everywhere("two")
