@@ -196,13 +196,18 @@ impl Agent {
     fn report(&mut self, app: &AppName) {
         let Some(slot) = self.slots.get_mut(app) else { return };
         let mut status = slot.machine.status(unix_now());
+        let failure = status.failure.as_ref().map(|f| f.chain.join(": "));
+        if failure != slot.failure {
+            match &failure {
+                Some(why) if status.step == Step::Waiting => warn!("{app}: {why}; trying again"),
+                Some(why) => error!("{app}: {why}"),
+                None => {}
+            }
+            slot.failure = failure;
+        }
         if status.words != slot.words {
             slot.words.clone_from(&status.words);
-            match &status.failure {
-                Some(f) if status.step == Step::Idle => error!("{app}: {}", f.chain.join(": ")),
-                Some(f) if status.step == Step::Waiting => warn!("{app}: {}; trying again", f.chain.join(": ")),
-                _ => info!("{app}: {}", status.words),
-            }
+            info!("{app}: {}", status.words);
             self.outputs.words.send_replace(format!("{app}: {}", status.words));
         }
         let (ready, standing) = (is_ready(&status), slot.machine.standing());

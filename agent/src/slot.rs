@@ -27,6 +27,8 @@ pub struct Slot {
     pub retry_at: Option<Instant>,
     pub backoff: Backoff,
     pub words: String,
+    /// What the log said last of a failure.
+    pub failure: Option<String>,
 }
 
 /// Where an app lives.
@@ -74,6 +76,7 @@ impl Slot {
             retry_at: None,
             backoff: Backoff::new(Duration::from_secs(1), Duration::from_secs(60)),
             words: String::new(),
+            failure: None,
         })
     }
 

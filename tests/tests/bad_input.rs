@@ -84,6 +84,16 @@ fn a_release_id_is_never_used_twice() -> Result<()> {
 }
 
 #[test]
+fn a_limit_that_meets_no_server_blocks_nothing() -> Result<()> {
+    let (fleet, tree) = one_server_on_release_one()?;
+    tree.write("VERSION", "two\n")?;
+    let said = fleet.publish(tree.path(), "two", &["--limit", "node=web-9"])?.expect_code(3)?;
+    ensure!(said.says("no registered server matches --limit") && said.says("coordctl node list"), "{said:?}");
+    fleet.publish(tree.path(), "two", &["--limit", "node=web-1"])?.expect_code(0)?;
+    fleet.expect_everywhere("two")
+}
+
+#[test]
 fn what_a_stranger_signed_is_refused_by_the_server() -> Result<()> {
     let (fleet, tree) = one_server_on_release_one()?;
     let key = fleet.dir().join("stranger.key");

@@ -166,7 +166,10 @@ impl Init {
         let dir = self.dir.display();
         let copies: Vec<String> =
             self.coordinator.iter().map(|host| format!("{}/ to /etc/coord on {host}", self.home(host).display())).collect();
-        let mut text = format!("made {dir}\n\nnext:\n  1. copy {}, then there: systemctl enable --now coordinator\n", copies.join(" and "));
+        let mut text = format!(
+            "made {dir}\n\nnext:\n  1. copy {}, then there: systemd-sysusers && chown -R coordinator: /etc/coord/pki && systemctl enable --now coordinator\n",
+            copies.join(" and ")
+        );
         text += &match self.node.as_slice() {
             [] => format!("  2. coordctl cluster node {dir} NAME, for each server\n"),
             _ => format!("  2. copy {dir}/nodes/NAME/ to /etc/coord on each server, then there: systemctl enable --now coord-agent\n"),

@@ -22,6 +22,7 @@ use crate::publish::{PublishError, Published, Request, Signing, check_free, publ
 use crate::sign::{KeySource, Signer};
 use crate::ui::{Failure, Format, words};
 use crate::upload::{Uploaded, Uploader};
+use crate::view::Fleet;
 
 /// What is published, and how.
 #[derive(Debug, clap::Args)]
@@ -117,7 +118,19 @@ async fn look(session: &Session, deploy: &DeployFile, args: &Args) -> Result<Sta
     if let Some(release) = &args.release {
         check_free(session.store.as_ref(), &session.keys, &deploy.app, release).await.map_err(PublishError::failure)?;
     }
+    if let Some(limit) = &args.limit {
+        limit_meets_somebody(limit, &session.fleet().await?)?;
+    }
     Ok(standing)
+}
+
+/// A rollout that waits for servers that nobody has is a typing error that blocks the app.
+fn limit_meets_somebody(limit: &Selector, fleet: &Fleet) -> Result<(), Failure> {
+    if fleet.nodes.values().any(|node| limit.matches(&node.labels())) {
+        return Ok(());
+    }
+    Err(Failure::refused("no registered server matches --limit; nothing was changed")
+        .hint("`coordctl node list` shows names and labels; a name is written node=NAME"))
 }
 
 /// The keys that sign.
