@@ -29,8 +29,8 @@ use crate::election::{Candidate, Leadership};
 use crate::rollout::{self, Decision, PlanInput, Timers};
 use crate::view::{Fleet, Problem};
 
-mod audit;
-mod script;
+pub mod audit;
+pub mod script;
 
 use audit::Audit;
 use script::Script;

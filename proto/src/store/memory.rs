@@ -7,11 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use state::{Shared, State};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Change, Identity, LeaseId, Listing, Outcome, Reading, Store, StoreError, Transaction, Watch, WatchEvent};
 use crate::ids::Revision;
 
-mod state;
+pub mod state;
 
 /// Watch events kept for a slow reader; the history keeps the rest.
 const WATCH_QUEUE_MAX: usize = 16;
@@ -119,14 +120,14 @@ impl Store for MemoryStore {
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
         self.reach(|| "granting a lease".to_owned())?;
         let ttl = whole_seconds(ttl);
-        let lease = self.shared.change(|state| state.grant(ttl));
+        let lease = self.shared.change(|state| state.grant(ttl, Instant::now()));
         tokio::spawn(expire(self.shared.clone(), lease));
         Ok(lease)
     }
 
     async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
         self.reach(|| "renewing a lease".to_owned())?;
-        self.shared.change(|state| state.renew(lease))
+        self.shared.change(|state| state.renew(lease, Instant::now()))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
@@ -148,7 +149,7 @@ fn whole_seconds(ttl: Duration) -> Duration {
 /// Ends a lease when its time has passed; every renewal moves the time.
 async fn expire(shared: Arc<Shared>, lease: LeaseId) {
     while let Some(deadline) = shared.look(|state| state.deadline(lease)) {
-        if deadline <= tokio::time::Instant::now() {
+        if deadline <= Instant::now() {
             return shared.change(|state| state.end_lease(lease));
         }
         tokio::time::sleep_until(deadline).await;
@@ -184,7 +185,7 @@ async fn follow(client: MemoryStore, prefix: String, mut from: Revision, sender:
     }
 }
 
-fn next_event(state: &State, prefix: &str, from: &mut Revision, greet: bool) -> Option<WatchEvent> {
+fn next_event(state: &State<Instant>, prefix: &str, from: &mut Revision, greet: bool) -> Option<WatchEvent> {
     let Some(changes) = state.since(prefix, *from) else { return Some(WatchEvent::Compacted) };
     if let Some(last) = changes.last() {
         *from = Revision(revision_of(last).0 + 1);

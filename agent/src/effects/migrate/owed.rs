@@ -40,7 +40,8 @@ pub struct Settler {
 
 /// What is to be done next about one claim.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+pub enum Next {
+    /// This must be on disk first.
     Journal(Progress),
     Commit(Transaction),
     /// It may still arrive, or be ended by others.
@@ -101,7 +102,7 @@ impl Settler {
 
     async fn settle(&self, presence: &Guard, task: &TaskId, mut claim: Claim, held: &Held) -> Result<Left, MigrateError> {
         for _ in 0..STEPS_MAX {
-            match self.next(task, &self.look(task).await?, &claim) {
+            match next(&self.keys, &self.node, task, &self.look(task).await?, &claim) {
                 Next::Wait => return Ok(Left::Something),
                 Next::Over if matches!(claim.progress, Progress::Intended | Progress::Forgone) => {
                     held.remove()?;
@@ -132,29 +133,30 @@ impl Settler {
             futures::try_join!(read_record(store, &record_key), read_record(store, &head_key), store.read(&lock_key))?;
         Ok(View { record, head, lock: lock.entry, spec: None })
     }
+}
 
-    fn next(&self, task: &TaskId, view: &View, claim: &Claim) -> Next {
-        let (keys, nonce) = (&self.keys, &claim.nonce);
-        let record = view.record.as_ref().map(|(r, _)| r);
-        let ours = record.filter(|r| r.nonce == *nonce);
-        let pending = record.is_none_or(|r| r.state == TaskState::Pending);
-        let open = ours.is_some_and(|r| matches!(r.state, TaskState::Claimed | TaskState::Unknown) && r.settled_at.is_none());
-        let unknown = record.is_some_and(|r| r.state == TaskState::Unknown);
-        let or = |transaction: Option<Transaction>, otherwise| transaction.map_or(otherwise, Next::Commit);
-        match &claim.progress {
-            // Only an unclaimed record can still take a claim that is on its way.
-            Progress::Intended if ours.is_none() && pending => Next::Wait,
-            _ if !open => Next::Over,
-            Progress::Intended => Next::Journal(Progress::Forgone),
-            // Nothing was started here; but once it is marked unknown, that is a person's to say.
-            Progress::Forgone | Progress::Over if unknown => Next::Over,
-            Progress::Forgone | Progress::Over => {
-                let back = migration::give_back(keys, task, view, nonce);
-                or(back.or_else(|| migration::mark_unknown(keys, task, view)), Next::Wait)
-            }
-            Progress::Started => Next::Journal(Progress::Ended(JournaledEnding::lost(&self.node, unix_now()))),
-            Progress::Ended(ending) if ending.is_unknown() && unknown => Next::Over,
-            Progress::Ended(ending) => or(migration::settle(keys, task, view, nonce, &ending.clone().into()), Next::Over),
+/// What is owed under `claim`, given what the store holds.
+pub fn next(keys: &KeySpace, node: &NodeName, task: &TaskId, view: &View, claim: &Claim) -> Next {
+    let nonce = &claim.nonce;
+    let record = view.record.as_ref().map(|(r, _)| r);
+    let ours = record.filter(|r| r.nonce == *nonce);
+    let pending = record.is_none_or(|r| r.state == TaskState::Pending);
+    let open = ours.is_some_and(|r| matches!(r.state, TaskState::Claimed | TaskState::Unknown) && r.settled_at.is_none());
+    let unknown = record.is_some_and(|r| r.state == TaskState::Unknown);
+    let or = |transaction: Option<Transaction>, otherwise| transaction.map_or(otherwise, Next::Commit);
+    match &claim.progress {
+        // Only an unclaimed record can still take a claim that is on its way.
+        Progress::Intended if ours.is_none() && pending => Next::Wait,
+        _ if !open => Next::Over,
+        Progress::Intended => Next::Journal(Progress::Forgone),
+        // Nothing was started here; but once it is marked unknown, that is a person's to say.
+        Progress::Forgone | Progress::Over if unknown => Next::Over,
+        Progress::Forgone | Progress::Over => {
+            let back = migration::give_back(keys, task, view, nonce);
+            or(back.or_else(|| migration::mark_unknown(keys, task, view)), Next::Wait)
         }
+        Progress::Started => Next::Journal(Progress::Ended(JournaledEnding::lost(node, unix_now()))),
+        Progress::Ended(ending) if ending.is_unknown() && unknown => Next::Over,
+        Progress::Ended(ending) => or(migration::settle(keys, task, view, nonce, &ending.clone().into()), Next::Over),
     }
 }

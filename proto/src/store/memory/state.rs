@@ -1,6 +1,9 @@
 //! The state behind all clients: keys, history and leases, changed under one lock.
+//!
+//! [`State`] is synchronous and knows no clock: the simulator runs on it with virtual time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Add;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ const TRANSACTION_BYTES_MAX: usize = 1536 * 1024;
 
 /// The state and its lock; `ticks` wakes the watches after every change.
 pub(super) struct Shared {
-    state: Mutex<State>,
+    state: Mutex<State<Instant>>,
     ticks: watch::Sender<()>,
 }
 
@@ -28,11 +31,11 @@ impl Default for Shared {
 }
 
 impl Shared {
-    pub(super) fn look<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    pub(super) fn look<T>(&self, read: impl FnOnce(&State<Instant>) -> T) -> T {
         read(&self.lock())
     }
 
-    pub(super) fn change<T>(&self, write: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn change<T>(&self, write: impl FnOnce(&mut State<Instant>) -> T) -> T {
         let result = write(&mut self.lock());
         self.wake();
         result
@@ -46,29 +49,32 @@ impl Shared {
         self.ticks.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<Instant>> {
         // A test that panicked inside the lock has failed already; the others may go on.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Everything the store holds.
-pub(super) struct State {
-    pub(super) cluster: u64,
-    pub(super) revision: Revision,
-    pub(super) keys: BTreeMap<String, Entry>,
+/// Everything the store holds. `At` is a point in time of whoever keeps the clock.
+pub struct State<At> {
+    /// Another one: restored from a backup.
+    pub cluster: u64,
+    /// Of the last write.
+    pub revision: Revision,
+    /// What is there now.
+    pub keys: BTreeMap<String, Entry>,
     compacted: Revision,
     history: Vec<(Revision, Change)>,
-    leases: HashMap<LeaseId, Lease>,
+    leases: HashMap<LeaseId, Lease<At>>,
     leases_granted: i64,
 }
 
-struct Lease {
+struct Lease<At> {
     ttl: Duration,
-    deadline: Instant,
+    deadline: At,
 }
 
-impl Default for State {
+impl<At> Default for State<At> {
     fn default() -> Self {
         Self {
             cluster: 1,
@@ -83,14 +89,15 @@ impl Default for State {
     }
 }
 
-impl State {
-    pub(super) fn below(&self, prefix: &str) -> Vec<Entry> {
+impl<At: Copy + Add<Duration, Output = At>> State<At> {
+    /// All keys that start with `prefix`, in byte order.
+    pub fn below(&self, prefix: &str) -> Vec<Entry> {
         let after = self.keys.range(prefix.to_owned()..);
         after.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone()).collect()
     }
 
     /// Changes with a revision of at least `from`; none where that history is gone.
-    pub(super) fn since(&self, prefix: &str, from: Revision) -> Option<Vec<Change>> {
+    pub fn since(&self, prefix: &str, from: Revision) -> Option<Vec<Change>> {
         if from < self.compacted {
             return None;
         }
@@ -99,16 +106,22 @@ impl State {
         Some(changes.filter(|change| key_of(change).starts_with(prefix)).cloned().collect())
     }
 
-    pub(super) fn forget(&mut self) {
+    /// Holds nothing and counts from the beginning, under the same id.
+    pub fn forget(&mut self) {
         *self = Self { cluster: self.cluster, ..Self::default() };
     }
 
-    pub(super) fn compact(&mut self, revision: Revision) {
+    /// Forgets the history below `revision`.
+    pub fn compact(&mut self, revision: Revision) {
         self.compacted = self.compacted.max(revision.min(self.revision));
         self.history.retain(|(at, _)| *at >= self.compacted);
     }
 
-    pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<Outcome, StoreError> {
+    /// All writes at one revision if all conditions hold, else none.
+    ///
+    /// # Errors
+    /// A lease that a put names has ended, or etcd would refuse the request for its shape.
+    pub fn commit(&mut self, transaction: &Transaction) -> Result<Outcome, StoreError> {
         check(transaction)?;
         if !transaction.when.iter().all(|compare| self.holds(compare)) {
             return Ok(Outcome::Refused(self.revision));
@@ -153,25 +166,31 @@ impl State {
         entry
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration) -> LeaseId {
+    /// A new lease that ends `ttl` after its last renewal: whoever keeps the clock calls [`State::end_lease`] then.
+    pub fn grant(&mut self, ttl: Duration, now: At) -> LeaseId {
         self.leases_granted += 1;
         let lease = LeaseId(self.leases_granted);
-        self.leases.insert(lease, Lease { ttl, deadline: Instant::now() + ttl });
+        self.leases.insert(lease, Lease { ttl, deadline: now + ttl });
         lease
     }
 
-    pub(super) fn renew(&mut self, lease: LeaseId) -> Result<Duration, StoreError> {
+    /// Renews a lease, and gives its time to live.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn renew(&mut self, lease: LeaseId, now: At) -> Result<Duration, StoreError> {
         let held = self.leases.get_mut(&lease).ok_or(StoreError::LeaseEnded(lease))?;
-        held.deadline = Instant::now() + held.ttl;
+        held.deadline = now + held.ttl;
         Ok(held.ttl)
     }
 
-    pub(super) fn deadline(&self, lease: LeaseId) -> Option<Instant> {
+    /// When a lease ends, if nobody renews it; none when it has ended.
+    pub fn deadline(&self, lease: LeaseId) -> Option<At> {
         self.leases.get(&lease).map(|held| held.deadline)
     }
 
     /// Deletes the lease's keys at one revision.
-    pub(super) fn end_lease(&mut self, lease: LeaseId) {
+    pub fn end_lease(&mut self, lease: LeaseId) {
         self.leases.remove(&lease);
         let keys: Vec<String> = self.keys.values().filter(|e| e.lease == Some(lease)).map(|e| e.key.clone()).collect();
         self.apply(keys.into_iter().map(|key| Write::Delete { key }));
