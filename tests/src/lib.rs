@@ -17,3 +17,5 @@ pub mod bucket;
 pub mod fleet;
 pub mod links;
 pub mod replicas;
+
+pub mod sim;

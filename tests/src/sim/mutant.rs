@@ -1,0 +1,36 @@
+//! Guards left out on purpose: a simulator that does not miss them proves nothing.
+
+use coord_proto::ids::AppName;
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::store::Transaction;
+
+/// A comparison that is taken out of every transaction before it is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// The leader's key (I5, I10).
+    LeaderGuard,
+    /// The rollout's spec: what a superseded rollout told is written, and claimed.
+    Spec,
+    /// The head of the migrations and the spec: an older task starts after a newer one (I4).
+    Sequence,
+    /// The migration's own record (I4).
+    MigrationRecord,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 4] = [Self::LeaderGuard, Self::Spec, Self::Sequence, Self::MigrationRecord];
+
+    pub fn weaken(self, keys: &KeySpace, app: &AppName, transaction: &mut Transaction) {
+        let (leader, spec) = (keys.key(&Key::Leader), keys.key(&Key::RolloutSpec(app.clone())));
+        let (head, records) = (keys.key(&Key::MigrationHead(app.clone())), keys.migrations(app));
+        transaction.when.retain(|compare| {
+            let key = compare.key();
+            !match self {
+                Self::LeaderGuard => key == leader,
+                Self::Spec => key == spec,
+                Self::Sequence => key == head || key == spec,
+                Self::MigrationRecord => key.starts_with(&records) && key != head,
+            }
+        });
+    }
+}
