@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_proto::chain::inline;
-use coord_proto::ids::AppName;
+use coord_proto::ids::{AppName, Revision};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::report::Status;
 use coord_proto::retry::{Backoff, after};
 use coord_proto::room::Room;
-use coord_proto::store::{SharedStore, StoreError, Transaction};
+use coord_proto::store::{Compare, Outcome, SharedStore, StoreError, Transaction};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -50,13 +50,22 @@ struct Written {
     at: Instant,
 }
 
+/// What is known of the store.
+#[derive(Default)]
+struct Known {
+    written: BTreeMap<AppName, Written>,
+    /// Of each status record: every write compares it. One whose answer was lost may still arrive after a newer one, and must not
+    /// replace it: an agent that has nothing new to say would never put that right.
+    revisions: BTreeMap<AppName, Revision>,
+}
+
 impl Reporter {
     /// Writes until stopped; what could not be written is written when the store is back.
     pub async fn run(mut self) {
-        let mut written = BTreeMap::new();
+        let mut known = Known::default();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
-            let retry = match self.write_new(&mut written).await {
+            let retry = match self.write_new(&mut known).await {
                 Ok(later) => {
                     backoff.reset();
                     later
@@ -71,7 +80,7 @@ impl Reporter {
                 changed = self.statuses.changed() => if changed.is_err() { return },
                 changed = self.presence.changed() => if changed.is_err() { return } else {
                     // A new presence may follow another instance's writes: say everything again.
-                    written.clear();
+                    known = Known::default();
                 },
                 () = after(retry) => {}
             }
@@ -79,30 +88,40 @@ impl Reporter {
     }
 
     /// Gives how long until there may be something to write again.
-    async fn write_new(&mut self, written: &mut BTreeMap<AppName, Written>) -> Result<Option<Duration>, StoreError> {
+    async fn write_new(&mut self, known: &mut Known) -> Result<Option<Duration>, StoreError> {
         let Some(guard) = guard(&self.presence) else { return Ok(None) };
         let latest = self.statuses.borrow_and_update().clone();
         let mut later = None;
         for (app, status) in latest {
-            if let Some(wait) = held_back(written.get(&app), &status) {
+            if let Some(wait) = held_back(known.written.get(&app), &status) {
                 later = sooner(later, wait);
                 continue;
             }
             later = sooner(later, LOOK_EVERY);
             let free = free::look(&self.measure, &app).await;
-            if let Some(known) = written.get_mut(&app).filter(|known| known.status == status && !free::moved(known.free, free)) {
-                known.looked = Instant::now();
+            if let Some(seen) = known.written.get_mut(&app).filter(|seen| seen.status == status && !free::moved(seen.free, free)) {
+                seen.looked = Instant::now();
                 continue;
             }
             let key = self.keys.key(&Key::Status(status.node.clone(), app.clone()));
-            let transaction = Transaction::new().when(guard.compare()).put_record(key, &Status { free, ..status.clone() });
-            if !self.store.commit(transaction).await?.committed() {
-                warn!("the store refused this server's status: its presence is not the one that is there; registering again");
+            // Forgotten until the answer says otherwise.
+            let revision = match known.revisions.remove(&app) {
+                Some(revision) => revision,
+                None => self.store.read(&key).await?.entry.map_or(Revision(0), |entry| entry.modified),
+            };
+            let unchanged = Compare::ModRevision { key: key.clone(), revision };
+            let transaction = Transaction::new().when(guard.compare()).when(unchanged);
+            let transaction = transaction.put_record(key, &Status { free, ..status.clone() });
+            let Outcome::Committed(revision) = self.store.commit(transaction).await? else {
+                warn!(
+                    "the store refused this server's status: its presence or its last status is not the one that is there; registering again"
+                );
                 self.refused.notify_one();
                 return Ok(None);
-            }
+            };
             let now = Instant::now();
-            written.insert(app, Written { status, free, looked: now, at: now });
+            known.revisions.insert(app.clone(), revision);
+            known.written.insert(app, Written { status, free, looked: now, at: now });
         }
         Ok(later)
     }

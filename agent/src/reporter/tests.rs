@@ -5,7 +5,8 @@ use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::lock::Guard;
 use coord_proto::report::{HealthState, Progress, Step};
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Outcome, Store, read_record};
+use coord_proto::store::{Identity, LeaseId, Listing, Reading, Store, Watch, read_record};
+use std::sync::Mutex;
 
 use super::*;
 
@@ -50,15 +51,20 @@ struct Bench {
 
 /// The reporter has a client of its own, so that it can be cut off.
 async fn bench() -> Bench {
-    let (store, keys, stop) = (MemoryStore::new(), KeySpace::default(), CancellationToken::new());
+    let store = MemoryStore::new();
     let client = store.another_client();
+    bench_on(store, client.clone(), Arc::new(client))
+}
+
+fn bench_on(store: MemoryStore, client: MemoryStore, reporters: SharedStore) -> Bench {
+    let (keys, stop) = (KeySpace::default(), CancellationToken::new());
     let (presence, presence_seen) = watch::channel(None);
     let (statuses, statuses_seen) = watch::channel(Statuses::new());
     let refused = Arc::new(Notify::new());
     let disk = Arc::new(AtomicU64::new(1_000));
     let measured = disk.clone();
     let reporter = Reporter {
-        store: Arc::new(client.clone()),
+        store: reporters,
         keys: keys.clone(),
         presence: presence_seen,
         statuses: statuses_seen,
@@ -195,4 +201,63 @@ async fn what_is_free_is_told_with_each_report_and_seldom_between_them() {
     assert_eq!((bench.free().await, bench.writes().await), (Some(100), before + 2), "by itself");
     tokio::time::sleep(20 * LOOK_EVERY).await;
     assert_eq!(bench.writes().await, before + 2, "an idle server is silent");
+}
+
+/// A store that keeps a commit on its way while it says that the answer was lost.
+struct Slow {
+    store: MemoryStore,
+    keep_next: Mutex<bool>,
+    kept: Mutex<Option<Transaction>>,
+}
+
+#[async_trait::async_trait]
+impl Store for Slow {
+    async fn read(&self, key: &str) -> Result<Reading, StoreError> {
+        self.store.read(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.store.list(prefix).await
+    }
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, from).await
+    }
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        if std::mem::take(&mut *self.keep_next.lock().expect("not poisoned")) {
+            *self.kept.lock().expect("not poisoned") = Some(transaction);
+            return Err(StoreError::Indeterminate { doing: "committing".into(), source: None });
+        }
+        self.store.commit(transaction).await
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.store.renew(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.store.identity().await
+    }
+}
+
+/// The simulator's seed 146: a server told of its way back, and its status of before arrived after that.
+#[tokio::test(start_paused = true)]
+async fn a_status_that_arrives_late_does_not_replace_a_newer_one() {
+    let store = MemoryStore::new();
+    let slow = Arc::new(Slow { store: store.clone(), keep_next: Mutex::new(false), kept: Mutex::new(None) });
+    let bench = bench_on(store.clone(), store.clone(), slow.clone());
+    bench.register().await;
+    bench.report(status("one", None));
+    assert_eq!(bench.stored().await, Some(("one".into(), None)));
+    *slow.keep_next.lock().expect("not poisoned") = true;
+    bench.report(status("two", None));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bench.report(status("three", None));
+    assert_eq!(bench.stored().await, Some(("three".into(), None)), "said after the lost answer");
+    let late = slow.kept.lock().expect("not poisoned").take().expect("on its way");
+    assert!(!store.commit(late).await.expect("answered").committed(), "it comes too late");
+    bench.report(status("four", None));
+    assert_eq!(bench.stored().await, Some(("four".into(), None)));
 }
