@@ -72,6 +72,27 @@ fn the_first_batch_waits_for_its_promotion() {
     assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1", "n2"]));
 }
 
+/// The simulator's seed 219: what is promoted is looked at once more.
+#[test]
+fn a_promotion_waits_for_a_first_batch_that_is_not_healthy_any_more() {
+    let mut world = second_release();
+    world.policy().promote = Promote::Manual;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey("n1");
+    world.settle();
+    world.pass(BAKE);
+    world.status_mut("n1").health = HealthState::Unhealthy;
+    world.wish(Verb::Promote);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1"]));
+    world.status_mut("n1").health = HealthState::Healthy;
+    world.settle();
+    world.pass(BAKE);
+    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1", "n2"]), "promoted once is promoted");
+}
+
 #[test]
 fn newcomers_share_batches_of_the_policy_s_size() {
     let mut world = World::with_stable(3);
