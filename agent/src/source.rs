@@ -23,6 +23,10 @@ use crate::goal::effective;
 use crate::machine::Goal;
 use crate::unled::Unled;
 
+/// A goal that `stable` decided, and not the record, is looked at again this often: nothing that is watched here tells that
+/// `stable` moved, and the record, which may say the right thing by then, is not written again.
+const STABLE_AGAIN: Duration = Duration::from_secs(30);
+
 /// The task that turns desired records into goals.
 pub struct Source {
     pub store: SharedStore,
@@ -47,9 +51,9 @@ impl Source {
                 None
             } else {
                 match self.tell(&mirror, &mut told).await {
-                    Ok(()) => {
+                    Ok(again) => {
                         backoff.reset();
-                        None
+                        again
                     }
                     Err(e) => {
                         warn!("cannot read what this server should run: {}; trying again", inline(&e));
@@ -70,8 +74,9 @@ impl Source {
     }
 
     /// An app whose records cannot be read holds up no other; the first error is told, and all is read again later.
-    async fn tell(&mut self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<(), StoreError> {
-        let mut unread = None;
+    /// Gives when to look again although nothing changed here.
+    async fn tell(&mut self, mirror: &Mirror, told: &mut BTreeMap<AppName, Goal>) -> Result<Option<Duration>, StoreError> {
+        let (mut unread, mut again) = (None, None);
         for (key, entry) in &mirror.entries {
             let Some(Key::Desired(_, app)) = self.keys.parse(key) else { continue };
             let desired: Desired = match entry.record() {
@@ -81,9 +86,13 @@ impl Source {
                     continue;
                 }
             };
+            let asked = desired.run;
             match self.goal(&app, desired).await {
-                Ok(Some(goal)) => self.tell_new(app, goal, told).await,
-                Ok(None) => {}
+                Ok(Some(goal)) => {
+                    again = again.or((goal.run != asked).then_some(STABLE_AGAIN));
+                    self.tell_new(app, goal, told).await;
+                }
+                Ok(None) => again = Some(STABLE_AGAIN),
                 Err(e) => _ = unread.get_or_insert(e),
             }
         }
@@ -101,7 +110,7 @@ impl Source {
             }
             Err(e) => _ = unread.get_or_insert(e),
         }
-        unread.map_or(Ok(()), Err)
+        unread.map_or(Ok(again), Err)
     }
 
     async fn tell_new(&self, app: AppName, goal: Goal, told: &mut BTreeMap<AppName, Goal>) {

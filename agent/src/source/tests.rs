@@ -88,6 +88,21 @@ async fn each_goal_is_told_once_and_again_when_it_changes() {
     assert_eq!(bench.next().await, ("a".into(), 2));
 }
 
+/// The simulator's seed 70: `stable` moved on and back while a record stayed as it was.
+#[tokio::test(start_paused = true)]
+async fn a_goal_that_stable_decided_follows_stable() {
+    let mut bench = bench();
+    let node = bench.node.clone();
+    let stable = |seq: u64| format!(r#"{{"version":1,"seq":{seq},"release":"r{seq}"}}"#);
+    let key = Key::Stable("a".parse().expect("app"));
+    bench.put(&key, &stable(5)).await;
+    bench.tell(&node, "a", 3).await;
+    assert_eq!(bench.next().await, ("a".into(), 5));
+    bench.put(&key, &stable(3)).await;
+    assert_eq!(bench.next().await, ("a".into(), 3), "moved back");
+    bench.nothing_more().await;
+}
+
 /// An absent record never stops or removes anything.
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_deleted_changes_nothing() {
