@@ -1,31 +1,33 @@
 //! `make simulate`: many seeds of the simulator, each on its own; ends with 1 and the first violation when an invariant did not hold.
 //!
-//! `simulate [--first SEED] [--seeds N] [--servers N]`; with `--seeds 1` the same seed plays the same run again.
+//! `simulate [--first SEED] [--seeds N] [--servers N] [--mutant 0..3]`; with `--seeds 1` the same seed plays the same run again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use coord_tests::sim::{self, Options, Story};
+use coord_tests::sim::{self, Mutant, Options, Story};
 
 struct Asked {
+    mutant: Option<Mutant>,
     first: u64,
     seeds: u64,
     servers: usize,
 }
 
 fn asked() -> Result<Asked> {
-    let mut asked = Asked { first: 1, seeds: 1_000, servers: 50 };
+    let mut asked = Asked { mutant: None, first: 1, seeds: 1_000, servers: 50 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a number"))?;
         let number = value.parse().with_context(|| format!("{value} is not a number"))?;
         match word.as_str() {
+            "--mutant" => asked.mutant = Mutant::ALL.get(usize::try_from(number)?).copied(),
             "--first" => asked.first = number,
             "--seeds" => asked.seeds = number,
             "--servers" => asked.servers = usize::try_from(number)?,
-            _ => bail!("there is no {word}; there are --first, --seeds and --servers"),
+            _ => bail!("there is no {word}; there are --first, --seeds, --servers and --mutant"),
         }
     }
     Ok(asked)
@@ -41,7 +43,7 @@ fn play(asked: &Asked) -> (u64, Story, Vec<String>) {
             if at >= asked.seeds {
                 return;
             }
-            let ended = sim::run(Options { seed: asked.first + at, servers: asked.servers, mutant: None });
+            let ended = sim::run(Options { seed: asked.first + at, servers: asked.servers, mutant: asked.mutant });
             let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
             match ended {
                 Ok(story) => {

@@ -7,7 +7,7 @@ use coord_agent::machine::Action;
 use coord_proto::desired::Desired;
 use coord_proto::ids::{NodeName, Revision, Seq};
 use coord_proto::keys::Key;
-use coord_proto::migration::{TaskId, TaskRecord, TaskState};
+use coord_proto::migration::{Phase, TaskId, TaskRecord, TaskState};
 use coord_proto::report::HealthState;
 use coord_proto::rollout::{ActiveRollout, Outcome, RolloutPhase, RolloutSpec, RolloutState, StableRecord};
 use coord_proto::store::{Change, Entry, Transaction, Write};
@@ -90,7 +90,11 @@ impl Check {
         if let Some(busy) = new.targets.iter().find(|t| t.told && t.batch < new.batch && t.outcome == Outcome::Pending) {
             return Some(format!("batch {} opens while {} of batch {} is not done", new.batch, busy.node, busy.batch));
         }
-        over_budget(new).map(|words| format!("batch {} opens with {words}", new.batch))
+        // While a task that was started is undecided, servers that are away do not count yet: another one must repeat it.
+        let undecided = |r: &TaskRecord| matches!(r.state, TaskState::Pending | TaskState::Claimed | TaskState::Unknown);
+        let waits = self.tasks.values().any(|r| r.release == new.release && r.task.phase == Phase::Before && undecided(r));
+        let words = if waits { over_failed(new) } else { over_budget(new) };
+        words.map(|words| format!("batch {} opens with {words}", new.batch))
     }
 
     fn stable_moved(&mut self, new: StableRecord) {
@@ -177,12 +181,15 @@ fn broken_step(old: Option<&RolloutState>, new: &RolloutState) -> Option<String>
     Some(format!("{} was told, and is not any more", untold.node))
 }
 
-fn over_budget(state: &RolloutState) -> Option<String> {
+fn over_failed(state: &RolloutState) -> Option<String> {
     let failed = state.targets.iter().filter(|t| t.outcome == Outcome::Failed).count();
+    (failed > state.max_failed).then(|| format!("{failed} failed of {} tolerated", state.max_failed))
+}
+
+fn over_budget(state: &RolloutState) -> Option<String> {
     let turn = |t: &&coord_proto::rollout::Target| t.outcome == Outcome::Unreachable && (t.told || t.batch <= state.batch);
     let away = state.targets.iter().filter(turn).count();
-    let over = failed > state.max_failed || away > state.max_unreachable;
-    over.then(|| format!("{failed} failed of {} tolerated, {away} away of {}", state.max_failed, state.max_unreachable))
+    over_failed(state).or_else(|| (away > state.max_unreachable).then(|| format!("{away} away of {} tolerated", state.max_unreachable)))
 }
 
 impl World {
@@ -313,6 +320,10 @@ impl World {
             let desired: Option<Desired> = self.record(&Key::Desired(server.name.clone(), self.app.clone()));
             let Some(desired) = desired else { continue };
             let goal = effective(desired, stable.as_ref().map(|s| s.seq), spec.as_ref().map(|s| &s.id));
+            // What is stable now may not be meant for this server any more.
+            if self.releases.get(&goal.run).is_some_and(|r| !r.manifest.targets.matches(&server.labels)) {
+                continue;
+            }
             let journal = &server.disk.journal;
             let runs = journal.running.as_ref().is_some_and(|r| r.seq == goal.run) && journal.health == HealthState::Healthy;
             let said = journal.failed.get(&goal.run) == Some(&goal.generation) && journal.failure.is_some();

@@ -1,8 +1,8 @@
 //! Guards left out on purpose: a simulator that does not miss them proves nothing.
 
-use coord_proto::ids::AppName;
+use coord_proto::ids::{AppName, Revision};
 use coord_proto::keys::{Key, KeySpace};
-use coord_proto::store::Transaction;
+use coord_proto::store::{Compare, Transaction, Write};
 
 /// A comparison that is taken out of every transaction before it is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Mutant {
     LeaderGuard,
     /// The rollout's spec: what a superseded rollout told is written, and claimed.
     Spec,
-    /// The head of the migrations and the spec: an older task starts after a newer one (I4).
+    /// In a claim, the head of the migrations and the spec: an older task starts after a newer one (I4).
     Sequence,
     /// The migration's own record (I4).
     MigrationRecord,
@@ -23,14 +23,21 @@ impl Mutant {
     pub fn weaken(self, keys: &KeySpace, app: &AppName, transaction: &mut Transaction) {
         let (leader, spec) = (keys.key(&Key::Leader), keys.key(&Key::RolloutSpec(app.clone())));
         let (head, records) = (keys.key(&Key::MigrationHead(app.clone())), keys.migrations(app));
+        let claims = writes(transaction, &keys.key(&Key::MigrateLock(app.clone())));
         transaction.when.retain(|compare| {
+            // Whoever campaigns compares that nobody leads: that is another check.
+            let absent = matches!(compare, Compare::CreateRevision { revision: Revision(0), .. });
             let key = compare.key();
             !match self {
-                Self::LeaderGuard => key == leader,
+                Self::LeaderGuard => key == leader && !absent,
                 Self::Spec => key == spec,
-                Self::Sequence => key == head || key == spec,
+                Self::Sequence => claims && (key == head || key == spec),
                 Self::MigrationRecord => key.starts_with(&records) && key != head,
             }
         });
     }
+}
+
+fn writes(transaction: &Transaction, wanted: &str) -> bool {
+    transaction.writes.iter().any(|write| matches!(write, Write::Put { key, .. } if key == wanted))
 }

@@ -258,6 +258,11 @@ impl World {
         } else if state.as_ref().is_some_and(|s| s.phase == RolloutPhase::AwaitingPromotion) {
             self.wish(Verb::Promote);
         }
+        // The `after` tasks wait for a server that failed within the budget, by design: somebody ends it.
+        let waits = state.as_ref().is_some_and(|s| s.phase == RolloutPhase::Finishing && !s.reason.is_empty());
+        if waits && self.operator.stage == Stage::Tidy && self.queue.now - self.operator.since > PATIENCE / 2 {
+            self.wish(Verb::Abort);
+        }
         if self.queue.now - self.operator.since > PATIENCE {
             let words = format!(
                 "the rollout does not end (liveness): {:?} {:?}",

@@ -60,12 +60,15 @@ pub struct Process {
     desired: Option<Entry>,
     seen: Revision,
     told: Option<Goal>,
+    reads_again: bool,
     lease: Option<LeaseId>,
     pub presence: Option<Guard>,
     retrying: bool,
     tries: u32,
     reported: Option<Status>,
     reporting: Option<(u64, Status)>,
+    /// Of the status record, as far as it is known.
+    status_at: Option<Revision>,
     pub task: Option<TaskRun>,
     pub settling: Option<Settling>,
     /// At its claims, since something made them worth a look.
@@ -149,12 +152,14 @@ impl World {
             desired: None,
             seen: Revision(0),
             told: None,
+            reads_again: false,
             lease: None,
             presence: None,
             retrying: false,
             tries: 0,
             reported: None,
             reporting: None,
+            status_at: None,
             task: None,
             settling: None,
             looks: 0,
@@ -223,7 +228,12 @@ impl World {
             ServerEvent::Starts => self.start_agent(index),
             ServerEvent::Registers => self.register(index),
             ServerEvent::LeaseMayEnd(lease) => self.lease_may_end(index, lease),
-            ServerEvent::ReadsAgain => self.read_goal(index),
+            ServerEvent::ReadsAgain => {
+                if let Some(process) = &mut self.servers[index].process {
+                    process.reads_again = false;
+                }
+                self.read_goal(index);
+            }
             ServerEvent::RetryDue => {
                 if let Some(process) = &mut self.servers[index].process {
                     process.retrying = false;
@@ -307,7 +317,7 @@ impl World {
         let Some(revision) = self.commit(&put) else { return self.tell(index, 500, ServerEvent::Registers) };
         let created = found.map_or(revision, |entry| entry.created);
         if let Some(process) = &mut self.servers[index].process {
-            (process.lease, process.reported) = (Some(lease), None);
+            (process.lease, process.reported, process.status_at) = (Some(lease), None, None);
             process.presence = Some(Guard { key: alive_key, lease, created });
         }
         self.tell(index, 0, ServerEvent::Settles);
@@ -375,9 +385,16 @@ impl World {
             return self.tell(index, after, ServerEvent::ReadsAgain);
         }
         let desired: Desired = entry.record().expect("only records that can be read are written");
+        let asked = desired.run;
         let stable: Option<StableRecord> = self.record(&Key::Stable(self.app.clone()));
         let spec: Option<ActiveRollout> = self.record(&Key::RolloutSpec(self.app.clone()));
         let goal = effective(desired, stable.map(|s| s.seq), spec.as_ref().map(|s| &s.id));
+        let Some(process) = &mut self.servers[index].process else { return };
+        // What `stable` decided is looked at again.
+        let again = goal.run != asked && !std::mem::replace(&mut process.reads_again, true);
+        if again {
+            self.tell(index, 30_000, ServerEvent::ReadsAgain);
+        }
         let Some(process) = &mut self.servers[index].process else { return };
         if process.told.as_ref() != Some(&goal) {
             process.told = Some(goal.clone());
@@ -436,10 +453,13 @@ impl World {
             return;
         }
         let key = self.keys.key(&Key::Status(status.node.clone(), status.app.clone()));
-        let put = Transaction::new().when(guard.compare()).put_record(key, &status);
+        let read = || self.store.keys.get(&key).map_or(Revision(0), |entry| entry.modified);
+        let revision = process.status_at.unwrap_or_else(read);
+        let unchanged = Compare::ModRevision { key: key.clone(), revision };
+        let put = Transaction::new().when(guard.compare()).when(unchanged).put_record(key, &status);
         let ticket = self.send(self.as_server(index), put);
         if let Some(process) = &mut self.servers[index].process {
-            process.reporting = Some((ticket, status));
+            (process.reporting, process.status_at) = (Some((ticket, status)), None);
         }
     }
 
@@ -448,8 +468,8 @@ impl World {
         match process.reporting.take_if(|(own, _)| *own == ticket) {
             None => self.task_answered(index, ticket, answer),
             Some((_, status)) => match answer {
-                Answer::Of(Outcome::Committed(_)) => {
-                    process.reported = Some(status);
+                Answer::Of(Outcome::Committed(revision)) => {
+                    (process.reported, process.status_at) = (Some(status), Some(revision));
                     self.report(index);
                 }
                 Answer::Of(Outcome::Refused(_)) => self.presence_refused(index),

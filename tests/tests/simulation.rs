@@ -1,0 +1,48 @@
+//! The simulator over a bounded number of seeds (`make simulate` plays more), and what it must miss.
+
+use coord_tests::sim::{self, Mutant, Options};
+
+/// Far less than a minute, also in a debug build on a busy machine.
+const SEEDS: u64 = 60;
+const SERVERS: usize = 10;
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    for seed in 1..=SEEDS {
+        if let Err(violation) = sim::run(Options { seed, servers: SERVERS, mutant: None }) {
+            panic!("{violation}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_says_everything_that_happens() {
+    let play = || sim::run(Options { seed: 7, servers: 8, mutant: None }).map_err(|violation| violation.to_string());
+    assert_eq!(play(), play());
+}
+
+fn is_missed(mutant: Mutant) {
+    let broken = (1..=1_000).find_map(|seed| sim::run(Options { seed, servers: SERVERS, mutant: Some(mutant) }).err());
+    let violation = broken.unwrap_or_else(|| panic!("nobody misses {mutant:?} in 1,000 seeds"));
+    eprintln!("{mutant:?} is missed by seed {}: {}", violation.seed, violation.what);
+}
+
+#[test]
+fn a_leader_without_its_guard_is_found() {
+    is_missed(Mutant::LeaderGuard);
+}
+
+#[test]
+fn a_superseded_rollout_that_still_writes_is_found() {
+    is_missed(Mutant::Spec);
+}
+
+#[test]
+fn an_older_migration_after_a_newer_one_is_found() {
+    is_missed(Mutant::Sequence);
+}
+
+#[test]
+fn a_migration_record_that_is_overwritten_is_found() {
+    is_missed(Mutant::MigrationRecord);
+}
