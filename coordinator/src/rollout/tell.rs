@@ -89,7 +89,9 @@ fn hold(course: &Course<'_>, slot: Option<&NodeApp>) -> Seq {
         return held.run;
     }
     let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
-    let run = slot.and_then(half_way).unwrap_or(running).max(course.state.previous_stable);
+    // One that is still on its way back reports what it leaves: it must not turn round before its batch opens.
+    let told = desired.map(|d| d.run).filter(|run| *run > Seq(0)).unwrap_or(running);
+    let run = slot.and_then(half_way).unwrap_or(running.min(told)).max(course.state.previous_stable);
     // What was rolled back from is left at once.
     course.app.stable.as_ref().filter(|s| s.overrules(run)).map_or(run, |s| s.seq)
 }

@@ -233,3 +233,17 @@ fn an_abort_of_the_after_tasks_moves_no_server() {
     assert_eq!(world.state().reason, "aborted by ann; its after tasks did not run");
     assert_eq!(world.verdict(2), Verdict::Good);
 }
+
+/// The simulator's seed 231: an abort, and the same release again before all servers are back.
+#[test]
+fn a_server_on_its_way_back_does_not_turn_round_before_its_batch() {
+    let mut world = first_batch();
+    world.obey("n1");
+    world.wish(Verb::Abort);
+    world.settle();
+    assert_eq!((world.phase(), world.desired("n1").run), (P::Aborted, Seq(1)));
+    // It reports release 2 still.
+    world.respec("again");
+    world.settle();
+    assert_eq!((world.desired("n1").run, world.desired("n1").stage), (Seq(1), Some(Seq(2))));
+}
