@@ -14,7 +14,7 @@ programs      = coordctl coordinator coord-agent
 newest_etcd   = $(abspath $(target))/etcd/newest/usr/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install demo test bench lint test-rust test-etcd fmt clean
+.PHONY: help build release install demo test bench simulate lint test-rust test-etcd fmt clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -55,6 +55,10 @@ bench:  ## what a deploy costs, beside its goals (make bench ARGS=staging; that 
 	tests/setup bench
 	$(MAKE) release
 	$(CARGO) run --release --locked --package coord-tests --bin bench -- $(ARGS)
+
+simulate:  ## planner, agents and migrations against each other, seed by seed (make simulate SEEDS=10000 SERVERS=50 FIRST=1)
+	$(CARGO) run --release --locked --package coord-tests --bin simulate -- \
+	    --first $(or $(FIRST),1) --seeds $(or $(SEEDS),1000) --servers $(or $(SERVERS),50)
 
 lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) fmt --check

@@ -31,7 +31,7 @@ impl Weather {
             calm: false,
             storm: dice.between(120_000, 600_000),
             delay: (5, dice.pick(&[50, 400, 1_000])),
-            slow: dice.pick(&[0, 5, 30]),
+            slow: dice.pick(&[0, 5, 30, 100]),
             lost: dice.pick(&[0, 10, 50]),
             trouble: dice.pick(&[0, 0, 3, 15]),
             every: dice.pick(&[2_000, 8_000, 30_000]),

@@ -90,9 +90,9 @@ impl World {
         match self.dice.between(0, 99) {
             0..=4 => self.wish(Verb::Pause),
             5..=7 => self.wish(Verb::Abort),
-            8..=11 if !self.head_is_open() || self.dice.chance(300) => self.publish(),
-            12..=14 => self.cordon(),
-            15..=17 => self.forget_gone(),
+            8..=15 if !self.head_is_open() || self.dice.chance(300) => self.publish(),
+            16 | 17 => self.cordon(),
+            18 | 19 => self.forget_gone(),
             _ if paused => self.wish(Verb::Resume),
             20..=69 if phase == Some(RolloutPhase::AwaitingPromotion) => self.wish(Verb::Promote),
             20..=69 => self.decide_tasks(None),
@@ -258,8 +258,10 @@ impl World {
         } else if state.as_ref().is_some_and(|s| s.phase == RolloutPhase::AwaitingPromotion) {
             self.wish(Verb::Promote);
         }
-        // The `after` tasks wait for a server that failed within the budget, by design: somebody ends it.
-        let waits = state.as_ref().is_some_and(|s| s.phase == RolloutPhase::Finishing && !s.reason.is_empty());
+        // The `after` tasks wait for a server that failed within the budget, and a rollout without servers for the first, by design:
+        // somebody ends it.
+        let for_ever = |s: &RolloutState| s.targets.is_empty() || (s.phase == RolloutPhase::Finishing && !s.reason.is_empty());
+        let waits = state.as_ref().is_some_and(for_ever);
         if waits && self.operator.stage == Stage::Tidy && self.queue.now - self.operator.since > PATIENCE / 2 {
             self.wish(Verb::Abort);
         }
@@ -279,6 +281,7 @@ impl World {
     }
 
     fn after_rest(&mut self) {
+        self.forget_gone();
         if self.queue.now - self.operator.since < REST {
             return;
         }
