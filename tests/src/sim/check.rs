@@ -312,6 +312,7 @@ impl World {
     pub fn check_rest(&mut self) {
         let stable: Option<StableRecord> = self.record(&Key::Stable(self.app.clone()));
         let spec: Option<ActiveRollout> = self.record(&Key::RolloutSpec(self.app.clone()));
+        let halted = self.state().is_some_and(|s| s.phase == RolloutPhase::Halted);
         for index in (0..self.servers.len()).filter(|i| !self.servers[*i].gone) {
             let server = &self.servers[index];
             let Some(process) = &server.process else {
@@ -328,7 +329,11 @@ impl World {
             let runs = journal.running.as_ref().is_some_and(|r| r.seq == goal.run) && journal.health == HealthState::Healthy;
             let said = journal.failed.get(&goal.run) == Some(&goal.generation) && journal.failure.is_some();
             let rests = process.action.is_none() && journal.activity.is_none();
-            if !((runs || said || goal.run == Seq(0)) && rests) {
+            // A rollout that halted leaves its servers as they are, and one without a way back leaves those outside the next rollout:
+            // waiting for a task that nobody is told to run any more.
+            let past = goal.rollout.as_ref() != spec.as_ref().map(|s| &s.id);
+            let left = (halted || past) && matches!(process.action, Some(Action::EnsureTasks { .. }));
+            if !((runs || said || goal.run == Seq(0)) && rests || left) {
                 let words = format!(
                     "{} should run {} and rest, but runs {:?} ({:?}), does {:?}, failure {:?} (liveness)",
                     server.name, goal.run, journal.running, journal.health, process.action, journal.failure

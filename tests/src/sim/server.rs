@@ -411,7 +411,9 @@ impl World {
         let now = self.queue.now;
         let server = &mut self.servers[index];
         let Some(process) = &mut server.process else { return };
-        self.trace.note(now, || format!("{}: {event:?}", server.name).chars().take(400).collect());
+        if !matches!(event, machine::Event::Waiting(_)) {
+            self.trace.note(now, || format!("{}: {event:?}", server.name).chars().take(400).collect());
+        }
         if matches!(event, machine::Event::Finished | machine::Event::ManifestLoaded(_)) {
             process.tries = 0;
         }
