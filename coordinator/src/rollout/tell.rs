@@ -55,9 +55,9 @@ fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bo
         | RolloutPhase::AwaitingDecision
         | RolloutPhase::Finishing => Some(if target.told { run_it } else { Order { stage: Some(seq), ..hold } }),
         RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted | RolloutPhase::Halted if !target.told => Some(hold),
-        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted => Some(Order { run: back(target, existing), ..hold }),
+        RolloutPhase::RollingBack | RolloutPhase::RolledBack | RolloutPhase::Aborted => Some(Order { run: back(target, slot), ..hold }),
         // One did not return, or not yet: nobody is sent to the bad release again.
-        RolloutPhase::Halted if state.turned_back => Some(Order { run: back(target, existing), ..hold }),
+        RolloutPhase::Halted if state.turned_back => Some(Order { run: back(target, slot), ..hold }),
         // Left as it is, whatever it was told.
         RolloutPhase::Halted => Some(as_before(hold.run, existing)),
         // A server that was away takes what is stable now, as every newcomer does.
@@ -69,9 +69,15 @@ fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bo
     }
 }
 
-/// Where the way back takes a server that was told: with nothing to go back to, it stays where it is.
-fn back(target: &Target, existing: Option<&Desired>) -> Seq {
-    if target.prior.0 > 0 { target.prior } else { existing.map_or(Seq(0), |d| d.run) }
+/// Where the way back takes a server that was told: with nothing to go back to, it stays where it is. One that has not
+/// switched yet does not do so any more; what it reports meanwhile changes nothing in that.
+fn back(target: &Target, slot: Option<&NodeApp>) -> Seq {
+    if target.prior.0 > 0 {
+        return target.prior;
+    }
+    let existing = slot.and_then(|s| s.desired.as_ref());
+    let running = || slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
+    existing.map_or(Seq(0), |d| if d.may_migrate { running() } else { d.run })
 }
 
 /// The end changes nothing in a record that says this release already.
