@@ -77,7 +77,8 @@ impl Check {
         let was_told = |node: &NodeName| old.is_some_and(|o| o.targets.iter().any(|t| t.told && t.node == *node));
         let fresh: Vec<_> = new.targets.iter().filter(|t| t.told && !was_told(&t.node)).collect();
         let late = old.is_some_and(|o| o.batch >= o.batches) && new.batch >= new.batches;
-        if fresh.is_empty() || late {
+        // A retry begins with those that did their part.
+        if fresh.is_empty() || late || old.is_none() {
             return None;
         }
         if let Some(early) = fresh.iter().find(|t| t.batch != new.batch) {
@@ -320,7 +321,7 @@ impl World {
             };
             let desired: Option<Desired> = self.record(&Key::Desired(server.name.clone(), self.app.clone()));
             let Some(desired) = desired else { continue };
-            let goal = effective(desired, stable.as_ref().map(|s| s.seq), spec.as_ref().map(|s| &s.id));
+            let goal = effective(desired, stable.as_ref(), spec.as_ref().map(|s| &s.id));
             // What is stable now may not be meant for this server any more.
             if self.releases.get(&goal.run).is_some_and(|r| !r.manifest.targets.matches(&server.labels)) {
                 continue;

@@ -4,7 +4,8 @@ use coord_proto::ids::{RolloutId, Seq};
 use coord_proto::keys::Key;
 use coord_proto::migration::{self, Head, Resolution, TaskId, TaskRecord, TaskState, View};
 use coord_proto::rollout::{
-    Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, SeqRecord, StableRecord, Verb, Verdict, Wish,
+    Actor, Outcome, ReleaseRecord, Retried, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, SeqRecord, StableRecord, Verb, Verdict,
+    Wish,
 };
 use coord_proto::store::{Compare, Transaction};
 
@@ -155,6 +156,7 @@ impl World {
             policy: manifest.map(|m| m.rollout.clone()).unwrap_or_default(),
             limit: None,
             force_run: kind == RolloutKind::Restart,
+            retried: None,
             by: actor(),
         }
     }
@@ -164,10 +166,18 @@ impl World {
         self.commit(&Transaction::new().put_record(key, spec));
     }
 
+    /// The servers that failed once more; what is stable once more.
     fn again(&mut self, kind: RolloutKind) {
-        let Some(old) = self.spec() else { return };
-        let mut spec = self.new_spec(old.seq, kind);
-        spec.limit = old.limit;
+        let (Some(old), Some(state)) = (self.spec(), self.state()) else { return };
+        let stable: Option<StableRecord> = self.record(&Key::Stable(self.app.clone()));
+        let seq = if kind == RolloutKind::Restart { stable.map(|s| s.seq) } else { Some(old.seq) };
+        let failed = state.targets.iter().any(|t| matches!(t.outcome, Outcome::Failed | Outcome::Unreachable));
+        let Some(seq) = seq.filter(|_| kind == RolloutKind::Restart || failed) else { return };
+        let mut spec = self.new_spec(seq, kind);
+        if kind == RolloutKind::Retry {
+            spec.limit.clone_from(&old.limit);
+            spec.retried = Some(Retried { rollout: old.id.clone(), kind: old.purpose() });
+        }
         self.put_spec(&spec);
     }
 

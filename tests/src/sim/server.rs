@@ -388,7 +388,8 @@ impl World {
         let asked = desired.run;
         let stable: Option<StableRecord> = self.record(&Key::Stable(self.app.clone()));
         let spec: Option<ActiveRollout> = self.record(&Key::RolloutSpec(self.app.clone()));
-        let goal = effective(desired, stable.map(|s| s.seq), spec.as_ref().map(|s| &s.id));
+        let goal = effective(desired, stable.as_ref(), spec.as_ref().map(|s| &s.id));
+        let cordoned = self.entry(&Key::NodeCordon(self.servers[index].name.clone())).is_some();
         let Some(process) = &mut self.servers[index].process else { return };
         // What `stable` decided is looked at again.
         let again = goal.run != asked && !std::mem::replace(&mut process.reads_again, true);
@@ -396,6 +397,10 @@ impl World {
             self.tell(index, 30_000, ServerEvent::ReadsAgain);
         }
         let Some(process) = &mut self.servers[index].process else { return };
+        // A cordoned server keeps what it has: `stable` went on without it.
+        if goal.run != asked && cordoned {
+            return;
+        }
         if process.told.as_ref() != Some(&goal) {
             process.told = Some(goal.clone());
             self.handle(index, machine::Event::GoalSeen(goal));
