@@ -159,7 +159,7 @@ impl World {
         let releases: Vec<prune::Kept> = disk.complete.keys().map(look).collect();
         let mut gone = prune::choose(&releases, keep, protected);
         // The effect itself refuses what `current` points to; here it would be seen.
-        gone.iter().for_each(|release| drop(disk.complete.remove(release)));
+        gone.iter().for_each(|release| _ = disk.complete.remove(release));
         let kept = disk.journal.releases.iter().filter(|(r, _)| !gone.contains(r)).map(|(_, f)| f.seq);
         let kept: std::collections::BTreeSet<Seq> = kept.chain(manifests.iter().copied()).collect();
         disk.manifests.retain(|seq| kept.contains(seq));

@@ -269,10 +269,12 @@ impl World {
     pub fn back(&mut self, index: usize) {
         let server = &self.servers[index];
         let Some(process) = &server.process else { return };
-        if server.connected && server.frozen_until <= self.queue.now && process.presence.is_some() {
-            if let Some(lease) = process.lease {
-                self.renew(lease);
-            }
+        if server.connected
+            && server.frozen_until <= self.queue.now
+            && process.presence.is_some()
+            && let Some(lease) = process.lease
+        {
+            self.renew(lease);
         }
         self.report(index);
     }

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 mod activation;
 mod idle;
 mod loopfs;
+mod planner;
 mod staging;
 mod watching;
 

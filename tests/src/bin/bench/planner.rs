@@ -81,7 +81,7 @@ impl Bench {
     /// All servers run release 1, and release 2 is to be rolled out.
     fn new() -> Result<Self> {
         let name: AppName = "mootube".parse()?;
-        let mut app = App { stable: Some(StableRecord { seq: Seq(1), release: release(1)? }), ..App::default() };
+        let mut app = App { stable: Some(StableRecord { seq: Seq(1), release: release(1)?, back_from: None }), ..App::default() };
         for (seq, verdict) in [(1, Verdict::Good), (2, Verdict::Untried)] {
             app.manifests.insert(Seq(seq), facts(seq)?);
             app.releases.insert(release(seq)?, ReleaseRecord { seq: Seq(seq), verdict, by: actor(), notes: Default::default() });
@@ -96,6 +96,7 @@ impl Bench {
             policy: RolloutPolicy { serial, ..RolloutPolicy::default() },
             limit: None,
             force_run: false,
+            retried: None,
             by: actor(),
         });
         let mut fleet = Fleet::default();
@@ -167,6 +168,8 @@ impl Bench {
                 rollout: desired.rollout.clone(),
                 failure: None,
                 digest: None,
+                held: Default::default(),
+                free: None,
                 progress: None,
                 restarted: desired.restart,
                 since: 0,
