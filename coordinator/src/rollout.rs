@@ -217,9 +217,15 @@ impl Course<'_> {
     /// Promoted: on with the next batch, unless it is paused.
     fn leave_promotion(&mut self) {
         self.timers.rest();
-        if !self.stopped_by_budget() && self.state.promoted && !self.state.paused {
-            self.open_batch_from(self.state.batch + 1);
+        if self.stopped_by_budget() || !self.state.promoted || self.state.paused {
+            return;
         }
+        if self.pending_in(self.state.batch) == 0 {
+            return self.open_batch_from(self.state.batch + 1);
+        }
+        // Healthy when it was asked, and not now. Left behind, it would never be counted.
+        self.timers.restart();
+        self.enter(RolloutPhase::Running, "waits for its first batch again, which is not done any more");
     }
 }
 
