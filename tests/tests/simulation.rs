@@ -3,7 +3,7 @@
 use coord_tests::sim::{self, Mutant, Options};
 
 /// Far less than a minute, also in a debug build on a busy machine.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const SERVERS: usize = 10;
 
 #[test]
@@ -21,28 +21,29 @@ fn a_seed_says_everything_that_happens() {
     assert_eq!(play(), play());
 }
 
-fn is_missed(mutant: Mutant) {
-    let broken = (1..=1_000).find_map(|seed| sim::run(Options { seed, servers: SERVERS, mutant: Some(mutant) }).err());
+/// `first` is a seed that is known to miss it, so that the test is quick; after a change of the code the search begins there.
+fn is_missed(mutant: Mutant, first: u64) {
+    let broken = (first..first + 1_000).find_map(|seed| sim::run(Options { seed, servers: SERVERS, mutant: Some(mutant) }).err());
     let violation = broken.unwrap_or_else(|| panic!("nobody misses {mutant:?} in 1,000 seeds"));
     eprintln!("{mutant:?} is missed by seed {}: {}", violation.seed, violation.what);
 }
 
 #[test]
 fn a_leader_without_its_guard_is_found() {
-    is_missed(Mutant::LeaderGuard);
+    is_missed(Mutant::LeaderGuard, 6);
 }
 
 #[test]
 fn a_superseded_rollout_that_still_writes_is_found() {
-    is_missed(Mutant::Spec);
+    is_missed(Mutant::Spec, 21);
 }
 
 #[test]
 fn an_older_migration_after_a_newer_one_is_found() {
-    is_missed(Mutant::Sequence);
+    is_missed(Mutant::Sequence, 128);
 }
 
 #[test]
 fn a_migration_record_that_is_overwritten_is_found() {
-    is_missed(Mutant::MigrationRecord);
+    is_missed(Mutant::MigrationRecord, 35);
 }
