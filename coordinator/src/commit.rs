@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use coord_proto::event::AuditEvent;
 use coord_proto::ids::Revision;
+use coord_proto::keys::{Key, KeySpace};
+use coord_proto::limits::EVENT_TTL;
 use coord_proto::retry::Backoff;
 use coord_proto::store::{Outcome, Store, StoreError, Transaction, Write};
+
+/// Transactions tried, of one whose answer is lost, and while others change the same keys.
+pub const TRIES_MAX: u32 = 5;
 
 /// Why nobody can say that it happened.
 #[derive(Debug, thiserror::Error)]
@@ -16,15 +22,32 @@ pub enum CommitError {
     Unsettled(#[source] StoreError),
 }
 
-/// Commits; `None`: refused, nothing was written. A lost answer is settled by reading back, and by sending the same transaction again: it
-/// happens at most once, because it compares a key that it changes.
+/// Commits an operator's change with its audit event; `None`: something changed meanwhile, nothing was written.
 ///
 /// # Errors
 /// The store's.
-pub async fn settled(store: &dyn Store, transaction: Transaction, tries: u32) -> Result<Option<Revision>, CommitError> {
+pub async fn audited(
+    store: &dyn Store,
+    keys: &KeySpace,
+    transaction: Transaction,
+    event: &AuditEvent,
+) -> Result<Option<Revision>, CommitError> {
+    let lease = store.grant(EVENT_TTL).await?;
+    let transaction = transaction.put_under(lease, keys.key(&Key::Event(event.id(0))), event);
+    let committed = settled(store, transaction).await?;
+    if committed.is_none() {
+        // The audit event was not written; its lease would only linger.
+        let _ = store.revoke(lease).await;
+    }
+    Ok(committed)
+}
+
+/// Commits; `None`: refused, nothing was written. A lost answer is settled by reading back, and by sending the same transaction again: it
+/// happens at most once, because it compares a key that it changes.
+async fn settled(store: &dyn Store, transaction: Transaction) -> Result<Option<Revision>, CommitError> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(3));
     let mut lost = None;
-    while backoff.tries() < tries {
+    while backoff.tries() < TRIES_MAX {
         match store.commit(transaction.clone()).await {
             Ok(Outcome::Committed(at)) => return Ok(Some(at)),
             // After a lost answer a refusal may mean that the first one happened.

@@ -9,17 +9,15 @@
 //!
 //! Every verb is idempotent: what is so already is said, with who did it, and is no error.
 
-use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, RolloutId};
 use coord_proto::keys::{Key, KeySpace};
-use coord_proto::limits::EVENT_TTL;
 use coord_proto::rollout::{Actor, RolloutSpec, RolloutState};
 use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{Compare, Store, StoreError, Transaction};
 
-use crate::commit::{self, CommitError};
+use crate::commit::CommitError;
 use crate::exit::Exit;
-use crate::publish::phase_words;
+use crate::publish::{START_COORDINATOR, phase_words};
 use crate::ui::Failure;
 use crate::view::{App, Fleet};
 
@@ -30,9 +28,6 @@ pub mod node;
 pub mod wish;
 
 pub use begin::{Options, begin};
-
-/// Transactions tried while others change the same keys.
-pub const TRIES_MAX: u32 = 5;
 
 /// What a verb comes to, once it was looked at.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,9 +57,6 @@ pub enum OperateError {
     #[error("the view of the fleet ended")]
     ViewEnded,
 }
-
-/// What to start when no coordinator leads.
-pub const START_COORDINATOR: &str = "start it on a coordinator host: systemctl start coordinator (on a laptop: coordctl dev up)";
 
 impl OperateError {
     /// Refused in these words; `hint` says what to do.
@@ -159,26 +151,6 @@ pub fn goes_on(spec: &RolloutSpec, state: Option<&RolloutState>) -> OperateError
 /// ` (because)`, where a reason was given.
 pub fn because(by: &Actor) -> String {
     by.message.as_ref().map_or_else(String::new, |m| format!(" ({m})"))
-}
-
-/// Commits with its audit event; `None`: something changed, look again.
-///
-/// # Errors
-/// The store's.
-pub async fn commit(
-    store: &dyn Store,
-    keys: &KeySpace,
-    transaction: Transaction,
-    event: &AuditEvent,
-) -> Result<Option<coord_proto::ids::Revision>, OperateError> {
-    let lease = store.grant(EVENT_TTL).await.map_err(OperateError::Store)?;
-    let transaction = transaction.put_under(lease, keys.key(&Key::Event(event.id(0))), event);
-    let committed = commit::settled(store, transaction, TRIES_MAX).await?;
-    if committed.is_none() {
-        // The audit event was not written; its lease would only linger.
-        let _ = store.revoke(lease).await;
-    }
-    Ok(committed)
 }
 
 /// The finished or current state of one rollout.

@@ -11,14 +11,13 @@ use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, Environment, Nonce, ReleaseId, Revision, RolloutId, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::labels::Selector;
-use coord_proto::limits::EVENT_TTL;
 use coord_proto::manifest::{Artifact, Manifest, ManifestError};
 use coord_proto::migration::Head;
 use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
-use coord_proto::store::{Compare, LeaseId, Store, StoreError, Transaction, read_record};
+use coord_proto::store::{Compare, Store, StoreError, Transaction, read_record};
 use coord_proto::trust::{Envelope, Trust, TrustError};
 
-use crate::commit::{self, CommitError};
+use crate::commit::{CommitError, TRIES_MAX, audited};
 use crate::deploy_file::{DeployFile, Edition};
 use crate::exit::Exit;
 use crate::sign::{SignError, Signer};
@@ -30,8 +29,8 @@ pub mod standing;
 
 use standing::Standing;
 
-/// Transactions tried when the keys changed without anybody else publishing.
-const TRIES_MAX: u32 = 5;
+/// What to start when no coordinator leads.
+pub const START_COORDINATOR: &str = "start it on a coordinator host: systemctl start coordinator (on a laptop: coordctl dev up)";
 /// Releases of one second, and tries to find a free id.
 const COLLISIONS_MAX: u32 = 20;
 
@@ -124,9 +123,7 @@ impl PublishError {
     pub fn failure(self) -> Failure {
         let error = self;
         let (exit, hint) = match &error {
-            PublishError::NoCoordinator => {
-                (Exit::Refused, "start it on a coordinator host: systemctl start coordinator (on a laptop: coordctl dev up)".to_owned())
-            }
+            PublishError::NoCoordinator => (Exit::Refused, START_COORDINATOR.to_owned()),
             PublishError::Active { app, .. } => {
                 let hint = format!(
                     "watch it with `coordctl rollout watch {app}` and publish when it has ended; end it with `coordctl rollout abort {app}`; or take its place with --supersede"
@@ -183,14 +180,12 @@ pub async fn publish(
         let release = free_release(store, keys, request, now).await?;
         let draft = Draft::new(&standing, request, release, now);
         let envelope = signing.seal(&draft.manifest)?;
-        let event = store.grant(EVENT_TTL).await?;
-        let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope, event);
-        let committed = commit::settled(store, transaction, TRIES_MAX).await.map_err(|e| PublishError::of(e, &spec.release))?;
+        let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope);
+        let event = AuditEvent { app: Some(app.clone()), what: format!("published release {}", spec.release), by: request.by.clone() };
+        let committed = audited(store, keys, transaction, &event).await.map_err(|e| PublishError::of(e, &spec.release))?;
         if let Some(at) = committed {
             return Ok(Published { spec, manifest: draft.manifest, at });
         }
-        // The audit event was not written; its lease would only linger.
-        let _ = store.revoke(event).await;
         standing = Standing::look(store, keys, app).await?;
         standing.lost_to_another(seen.as_ref())?;
         standing.admit_for(request.supersede)?;
@@ -259,19 +254,11 @@ impl Draft {
         Self { manifest: request.deploy.manifest(edition, request.artifact.clone()) }
     }
 
-    fn transaction(
-        &self,
-        keys: &KeySpace,
-        standing: &Standing,
-        request: &Request<'_>,
-        envelope: &Envelope,
-        event: LeaseId,
-    ) -> (Transaction, RolloutSpec) {
+    fn transaction(&self, keys: &KeySpace, standing: &Standing, request: &Request<'_>, envelope: &Envelope) -> (Transaction, RolloutSpec) {
         let m = &self.manifest;
         let spec = self.spec(request);
         let record =
             ReleaseRecord { seq: m.seq, verdict: Verdict::Untried, by: request.by.clone(), notes: std::collections::BTreeMap::new() };
-        let audit = AuditEvent { app: Some(m.app.clone()), what: format!("published release {}", m.release), by: request.by.clone() };
         let manifest_key = keys.key(&Key::Manifest(m.app.clone(), m.seq));
         let release_key = keys.key(&Key::Release(m.app.clone(), m.release.clone()));
         let transaction = standing
@@ -281,8 +268,7 @@ impl Draft {
             .put_record(keys.key(&Key::AppSeq(m.app.clone())), &SeqRecord { seq: m.seq, created: m.created })
             .put(manifest_key, envelope.encode())
             .put_record(release_key, &record)
-            .put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec)
-            .put_under(event, keys.key(&Key::Event(audit.id(0))), &audit);
+            .put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec);
         (transaction, spec)
     }
 

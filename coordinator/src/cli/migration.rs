@@ -4,17 +4,14 @@ use clap::{Subcommand, ValueEnum};
 use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, ReleaseId};
 use coord_proto::keys::Key;
-use coord_proto::limits::EVENT_TTL;
 use coord_proto::migration::{Head, PastAttempt, Resolution, TaskId, TaskName, TaskRecord, TaskState, View, resolve};
-use coord_proto::store::{Outcome, StoreError, read_record};
+use coord_proto::store::{StoreError, read_record};
 
-use super::{Done, Global, Session, actor};
+use super::{Done, Global, Session, actor_saying};
+use crate::commit::{CommitError, TRIES_MAX, audited};
 use crate::exit::Exit;
 use crate::ui::{Failure, Format, Ui, words};
 use crate::view::Fleet;
-
-/// Transactions tried while the task's own server changes its record.
-const TRIES_MAX: u32 = 5;
 
 /// `coordctl migration …`
 #[derive(Debug, Subcommand)]
@@ -166,8 +163,7 @@ fn choose<'a>(fleet: &'a Fleet, app: &AppName, release: &ReleaseId, named: Optio
 }
 
 async fn decide(session: &Session, task: &TaskId, how: How, message: Option<String>) -> Done {
-    let mut by = actor();
-    by.message = message;
+    let by = actor_saying(message);
     let why = by.message.as_deref().map_or_else(String::new, |m| format!(": {m}"));
     let detail = format!("resolved as {} by {}@{}{why}", how.name(), by.user, by.host);
     for _ in 0..TRIES_MAX {
@@ -175,28 +171,22 @@ async fn decide(session: &Session, task: &TaskId, how: How, message: Option<Stri
         let Some(transaction) = resolve(&session.keys, task, &view, how.resolution(), &detail, by.at) else {
             return Err(undecidable(task, &view));
         };
-        let event = session.store.grant(EVENT_TTL).await.map_err(|e| session.store_failure(e))?;
         let audit =
             AuditEvent { app: Some(task.app.clone()), what: format!("{} of release {} {detail}", task.task, task.release), by: by.clone() };
-        let transaction = transaction.put_under(event, session.keys.key(&Key::Event(audit.id(0))), &audit);
-        match session.store.commit(transaction).await {
-            Ok(Outcome::Committed(_)) => {
-                session.ui.out(format!("{} of release {} is {detail}", task.task, task.release))?;
-                return Ok(Exit::Done);
-            }
-            Ok(Outcome::Refused(_)) => drop(session.store.revoke(event).await),
-            // Read again: the record says whether it happened.
-            Err(StoreError::Indeterminate { .. }) => {
-                let now = look(session, task).await.map_err(|e| session.store_failure(e))?;
-                if now.record.as_ref().is_some_and(|(r, _)| r.detail == detail) {
-                    session.ui.out(format!("{} of release {} is {detail}", task.task, task.release))?;
-                    return Ok(Exit::Done);
-                }
-            }
-            Err(e) => return Err(session.store_failure(e)),
+        let committed = audited(session.store.as_ref(), &session.keys, transaction, &audit).await.map_err(|e| unsettled(session, e))?;
+        if committed.is_some() {
+            session.ui.out(format!("{} of release {} is {detail}", task.task, task.release))?;
+            return Ok(Exit::Done);
         }
     }
     Err(Failure::refused("the task's record kept changing; nothing was changed").hint("look again: it may have settled by itself"))
+}
+
+fn unsettled(session: &Session, error: CommitError) -> Failure {
+    match error {
+        CommitError::Store(error) => session.store_failure(error),
+        lost => Failure::from(lost).hint("look with `coordctl migration show` before saying it again"),
+    }
 }
 
 /// Read one after the other; the transaction compares what it replaces.

@@ -9,7 +9,8 @@ use coord_proto::rollout::{Actor, OnFailure, Promote, RolloutPolicy, RolloutSpec
 use coord_proto::store::Store;
 use coord_proto::trust::Envelope;
 
-use super::{Judged, OperateError, Sight, TRIES_MAX, commit, described};
+use super::{Judged, OperateError, Sight, described};
+use crate::commit::{TRIES_MAX, audited};
 
 /// What an operator may say beside the verb.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ pub async fn begin(
         let transaction = sight
             .unchanged(keys, &[of(Key::RolloutSpec), of(Key::RolloutState), of(Key::Stable), of(Key::MigrationHead), of(Key::AppSeq)])
             .put_record(keys.key(&of(Key::RolloutSpec)), &spec);
-        if commit(store, keys, transaction, &event).await?.is_some() {
+        if audited(store, keys, transaction, &event).await?.is_some() {
             return Ok(Judged::Do(spec));
         }
     }

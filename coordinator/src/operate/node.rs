@@ -7,7 +7,8 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::rollout::Actor;
 use coord_proto::store::{Store, Transaction};
 
-use super::{Judged, OperateError, Sight, TRIES_MAX, because, commit};
+use super::{Judged, OperateError, Sight, because};
+use crate::commit::{TRIES_MAX, audited};
 use crate::view::Node;
 
 /// What is to be done with a server.
@@ -47,7 +48,7 @@ pub async fn mark(store: &dyn Store, keys: &KeySpace, node: &NodeName, verb: Nod
             Judged::Already(words) => return Ok(Judged::Already(words)),
         };
         let event = AuditEvent { app: None, what: verb.event(node), by: by.clone() };
-        if commit(store, keys, transaction, &event).await?.is_some() {
+        if audited(store, keys, transaction, &event).await?.is_some() {
             return Ok(Judged::Do(()));
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coord_proto::coordinator::{CordonRecord, LeaderRecord};
+use coord_proto::event::AuditEvent;
 use coord_proto::ids::{Digest, NodeName, Nonce, ReleaseId, Revision, Seq};
 use coord_proto::labels::{Labels, Selector};
 use coord_proto::manifest::{Artifact, Compression, Hooks, Layout, MANIFEST_VERSION, Manifest, Migrate};

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Judged, OperateError, Sight, because, current, described, state_of};
+use crate::commit::audited;
 use crate::observe;
 use crate::rollout::wishes::may_pause;
 use crate::view::{App, Fleet};
@@ -177,7 +178,7 @@ async fn store_wish(
     let wish = Wish { rollout: asked.rollout.clone(), verb, by: by.clone() };
     let event = AuditEvent { app: Some(name.clone()), what: format!("asked to {} rollout {}", verb.word(), asked.rollout), by: by.clone() };
     let transaction = Transaction::new().when(Compare::ModRevision { key: key.clone(), revision: asked.over }).put_record(key, &wish);
-    let committed = super::commit(store.as_ref(), keys, transaction, &event).await?;
+    let committed = audited(store.as_ref(), keys, transaction, &event).await?;
     Ok(committed.map(|at| (asked.rollout, at)))
 }
 

@@ -11,7 +11,7 @@ use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::record;
 use coord_proto::rollout::{RolloutState, StableRecord};
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Identity, Listing, Outcome, Reading, Watch};
+use coord_proto::store::{Identity, LeaseId, Listing, Outcome, Reading, Watch};
 
 use super::*;
 
