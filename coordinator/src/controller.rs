@@ -18,7 +18,7 @@ use coord_proto::coordinator::LeaderRecord;
 use coord_proto::ids::{AppName, NodeName, Nonce, Revision};
 use coord_proto::keys::KeySpace;
 use coord_proto::limits::LEASE_TTL_MIN;
-use coord_proto::retry::Backoff;
+use coord_proto::retry::{Backoff, after};
 use coord_proto::store::mirror::{self, Mirror};
 use coord_proto::store::{Compare, Outcome, SharedStore, StoreError, Transaction};
 use tokio::sync::watch;
@@ -162,7 +162,7 @@ impl<'a> Leader<'a> {
                 () = stop.cancelled() => return End::Stopped,
                 () = leadership.lost() => return End::Lost,
                 changed = mirrors.changed() => if changed.is_err() { return End::Stopped },
-                () = sleep(wake) => {}
+                () = after(wake) => {}
             }
         }
     }
@@ -305,13 +305,6 @@ impl<'a> Leader<'a> {
             _ => {}
         }
         outcome
-    }
-}
-
-async fn sleep(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
     }
 }
 
