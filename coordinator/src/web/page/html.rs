@@ -13,9 +13,9 @@ use crate::view::Fleet;
 
 /// The style sheet; it stands in the page, and its digest in the page's security policy.
 const STYLE: &str = include_str!("style.css");
-/// Seconds between two loads.
 /// Said of a store with another past, here and by `/healthz`.
 pub const RESTORED: &str = "etcd was restored from a backup: this coordinator does not lead and rolls nothing out. Look, then restart it.";
+/// Loads the page again every five seconds.
 const REFRESH: &str = "<meta http-equiv=\"refresh\" content=\"5\">";
 
 /// HTML under construction. Markup is `&'static str`; whatever comes from records is escaped.
