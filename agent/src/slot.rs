@@ -1,6 +1,6 @@
 //! One app on this server: its machine, and its journal on disk. Opening it puts right what a crash or another tool left.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use coord_proto::chain::inline;
@@ -93,11 +93,6 @@ impl Slot {
         let written = tokio::task::spawn_blocking(move || new.save(&dir, &old).map(|()| new)).await;
         self.saved = written.expect("saving does not panic")?;
         Ok(())
-    }
-
-    /// Where its journal is.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 }
 
