@@ -14,7 +14,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tracing::warn;
 
 use super::MigrateError;
-use crate::durable::{DurableError, remove_if_there, write_file_durably};
+use crate::durable::{ensure_dir_durably, remove_if_there, write_file_durably};
 
 /// One claim of this server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +173,7 @@ impl Held {
     /// Any write or fsync that failed: nothing may be acted on then.
     pub fn save(&self, claim: &Claim) -> Result<(), MigrateError> {
         let dir = self.path.parent().expect("made by joining names");
-        std::fs::create_dir_all(dir).map_err(DurableError::on("make", dir))?;
+        ensure_dir_durably(dir)?;
         let bytes = serde_json::to_vec(claim).expect("a claim holds only strings and numbers");
         Ok(write_file_durably(&self.path, &bytes, 0o600)?)
     }
