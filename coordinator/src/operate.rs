@@ -9,7 +9,7 @@
 //!
 //! Every verb is idempotent: what is so already is said, with who did it, and is no error.
 
-use coord_proto::ids::{AppName, RolloutId};
+use coord_proto::ids::AppName;
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::rollout::{Actor, RolloutSpec, RolloutState};
 use coord_proto::store::mirror::Mirror;
@@ -151,11 +151,6 @@ pub fn goes_on(spec: &RolloutSpec, state: Option<&RolloutState>) -> OperateError
 /// ` (because)`, where a reason was given.
 pub fn because(by: &Actor) -> String {
     by.message.as_ref().map_or_else(String::new, |m| format!(" ({m})"))
-}
-
-/// The finished or current state of one rollout.
-pub fn state_of<'a>(app: &'a App, id: &RolloutId) -> Option<&'a RolloutState> {
-    app.state.as_ref().filter(|s| s.id == *id).or_else(|| app.history.get(id).map(|h| &h.state))
 }
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ use coord_proto::desired::Desired;
 use coord_proto::ids::{AppName, NodeName, ReleaseId, Revision, RolloutId, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::labels::Labels;
-use coord_proto::migration::{Head, LockRecord, TaskRecord};
+use coord_proto::migration::{self, Head, LockRecord, TaskRecord};
 use coord_proto::record::Record;
-use coord_proto::report::{Alive, NodeInfo, Status};
+use coord_proto::report::{Alive, NodeInfo, Running, Status};
 use coord_proto::rollout::{ReleaseRecord, RolloutSpec, RolloutState, SeqRecord, StableRecord, Verdict, Wish};
 use coord_proto::store::Entry;
 use coord_proto::store::mirror::Mirror;
@@ -69,6 +69,18 @@ pub struct NodeApp {
     pub status: Option<Status>,
     /// One of the two cannot be read: the server counts as unreachable for this app, and nothing is written for it.
     pub unreadable: bool,
+}
+
+impl NodeApp {
+    /// What `current` points to, as the server reported it last.
+    pub fn running(&self) -> Option<&Running> {
+        self.status.as_ref()?.running.as_ref()
+    }
+
+    /// Does it run this one?
+    pub fn runs(&self, seq: Seq) -> bool {
+        self.running().is_some_and(|r| r.seq == seq)
+    }
 }
 
 /// One app.
@@ -223,7 +235,7 @@ impl Fleet {
         }
         for slot in self.nodes.values().filter_map(|n| n.apps.get(name)) {
             seqs.extend(slot.desired.as_ref().map(|d| d.run));
-            seqs.extend(slot.status.as_ref().and_then(|s| s.running.as_ref()).map(|r| r.seq));
+            seqs.extend(slot.running().map(|r| r.seq));
         }
         seqs
     }
@@ -254,6 +266,16 @@ impl App {
     /// How the release with this sequence number fared.
     pub fn verdict_of(&self, seq: Seq) -> Verdict {
         self.release_of(seq).and_then(|id| self.releases.get(id)).map_or(Verdict::Untried, |r| r.verdict)
+    }
+
+    /// Has its migration no way back, or did what comes after it begin?
+    pub fn bars_rollback(&self, facts: &ManifestFacts) -> bool {
+        migration::bars_rollback(facts.reversible, self.tasks.iter().filter(|r| r.release == facts.release))
+    }
+
+    /// The state of one rollout, current or finished.
+    pub fn state_of(&self, id: &RolloutId) -> Option<&RolloutState> {
+        self.state.as_ref().filter(|s| s.id == *id).or_else(|| self.history.get(id).map(|h| &h.state))
     }
 }
 

@@ -291,8 +291,8 @@ fn write_settled(keys: &KeySpace, task: &TaskId, view: &View, record: &TaskRecor
 }
 
 /// Is a rollback past this release forbidden without `--force`, given its tasks' records?
-pub fn bars_rollback(reversible: bool, records: &[TaskRecord]) -> bool {
-    records.iter().any(|r| match r.task.phase {
+pub fn bars_rollback<'a>(reversible: bool, records: impl IntoIterator<Item = &'a TaskRecord>) -> bool {
+    records.into_iter().any(|r| match r.task.phase {
         Phase::After => r.state != TaskState::Pending,
         Phase::Before => !reversible && r.state != TaskState::Pending,
     })

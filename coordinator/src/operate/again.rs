@@ -79,9 +79,8 @@ pub fn restart(sight: &Sight, keys: &KeySpace, name: &AppName, options: &Options
         let words = format!("no release of {name} is stable yet, so there is none to restart");
         return Err(OperateError::refused(words, "a rollout to all servers makes it so"));
     };
-    let runs = |slot: &crate::view::NodeApp| slot.status.as_ref().and_then(|s| s.running.as_ref()).is_some_and(|r| r.seq == stable.seq);
     let chosen = |n: &&crate::view::Node| options.limit.as_ref().is_none_or(|l| l.matches(&n.labels()));
-    if !sight.fleet.nodes.values().filter(chosen).any(|n| !n.cordoned && n.apps.get(name).is_some_and(runs)) {
+    if !sight.fleet.nodes.values().filter(chosen).any(|n| !n.cordoned && n.apps.get(name).is_some_and(|slot| slot.runs(stable.seq))) {
         let words = format!("no server runs release {}, so there is none to restart", stable.release);
         return Err(OperateError::refused(words, "`coordctl status` shows what runs where"));
     }

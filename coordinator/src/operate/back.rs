@@ -3,7 +3,7 @@
 
 use coord_proto::ids::{AppName, NodeName, ReleaseId, Seq};
 use coord_proto::keys::KeySpace;
-use coord_proto::migration::{self, TaskRecord, TaskState};
+use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::rollout::{RolloutKind, RolloutPhase, RolloutSpec, Verdict};
 
 use super::{Judged, OperateError, Options, Sight, because, current, goes_on};
@@ -99,10 +99,7 @@ fn the_one_before<'a>(fleet: &Fleet, app: &'a App, name: &AppName) -> Result<&'a
 /// The newest release that is stable, runs, or is wanted on some server.
 fn newest(fleet: &Fleet, app: &App, name: &AppName) -> Seq {
     let slots = fleet.nodes.values().filter(|n| n.info.is_some() && !n.cordoned).filter_map(|n| n.apps.get(name));
-    let seqs = slots.flat_map(|slot| {
-        let running = slot.status.as_ref().and_then(|s| s.running.as_ref()).map(|r| r.seq);
-        [slot.desired.as_ref().map(|d| d.run), running]
-    });
+    let seqs = slots.flat_map(|slot| [slot.desired.as_ref().map(|d| d.run), slot.running().map(|r| r.seq)]);
     seqs.flatten().chain(app.stable.as_ref().map(|s| s.seq)).max().unwrap_or_default()
 }
 
@@ -112,11 +109,8 @@ fn may_run<'a>(fleet: &'a Fleet, name: &'a AppName, goal: &'a ManifestFacts) -> 
 }
 
 fn all_run(fleet: &Fleet, app: &App, name: &AppName, goal: &ManifestFacts) -> bool {
-    let runs = |n: &Node| {
-        let slot = n.apps.get(name);
-        let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map(|r| r.seq);
-        running == Some(goal.seq) && slot.and_then(|s| s.desired.as_ref()).is_none_or(|d| d.run == goal.seq)
-    };
+    let runs =
+        |n: &Node| n.apps.get(name).is_some_and(|slot| slot.runs(goal.seq) && slot.desired.as_ref().is_none_or(|d| d.run == goal.seq));
     let mut nodes = may_run(fleet, name, goal).filter(|(_, n)| !n.cordoned);
     app.stable.as_ref().is_some_and(|s| s.seq == goal.seq) && nodes.all(|(_, n)| runs(n))
 }
@@ -145,14 +139,14 @@ fn above_all_floors(fleet: &Fleet, name: &AppName, goal: &ManifestFacts) -> Resu
 fn past_no_barrier(app: &App, name: &AppName, goal: &ManifestFacts) -> Result<(), OperateError> {
     let passed = app.manifests.values().filter(|f| f.seq > goal.seq);
     for facts in passed {
-        let records: Vec<TaskRecord> = app.tasks.iter().filter(|r| r.release == facts.release).cloned().collect();
-        if migration::bars_rollback(facts.reversible, &records) {
+        if app.bars_rollback(facts) {
             let words =
                 format!("release {} has no way back: its migration is not reversible, or what comes after it has begun", facts.release);
             let hint = format!("if release {} works with the database as it is now, say --force", goal.release);
             return Err(OperateError::refused(words, hint));
         }
-        if let Some(open) = records.iter().find(|r| matches!(r.state, TaskState::Claimed | TaskState::Unknown)) {
+        let undecided = |r: &&TaskRecord| r.release == facts.release && matches!(r.state, TaskState::Claimed | TaskState::Unknown);
+        if let Some(open) = app.tasks.iter().find(undecided) {
             let release = &facts.release;
             let words = format!("the run-once task `{}` of release {release} is not decided: it may still be running", open.task);
             return Err(OperateError::refused(words, format!("look with `coordctl migration show {name} {release}`; or say --force")));

@@ -13,7 +13,7 @@ use coord_proto::store::{Compare, SharedStore, Transaction};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Judged, OperateError, Sight, because, current, described, state_of};
+use super::{Judged, OperateError, Sight, because, current, described};
 use crate::commit::audited;
 use crate::observe;
 use crate::rollout::wishes::may_pause;
@@ -185,7 +185,7 @@ async fn store_wish(
 /// What came of a stored wish, once it was obeyed or never will be.
 fn outcome(fleet: &Fleet, name: &AppName, verb: Verb, (id, at): (&RolloutId, Revision)) -> Result<Option<Granted>, OperateError> {
     let Some(app) = fleet.apps.get(name) else { return Ok(None) };
-    let Some(state) = state_of(app, id) else { return Ok(None) };
+    let Some(state) = app.state_of(id) else { return Ok(None) };
     let obeyed = state.wish_revision >= at.0;
     if !obeyed && !state.phase.ended() {
         return Ok(None);

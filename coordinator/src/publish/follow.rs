@@ -63,9 +63,7 @@ impl Follower {
 
     /// The rollout's state, current or finished.
     pub fn state<'a>(&self, fleet: &'a Fleet) -> Option<&'a RolloutState> {
-        let app = fleet.apps.get(&self.app)?;
-        let current = app.state.as_ref().filter(|s| s.id == self.rollout);
-        current.or_else(|| app.history.get(&self.rollout).map(|h| &h.state))
+        fleet.apps.get(&self.app)?.state_of(&self.rollout)
     }
 
     /// Lines for what changed since the last call.

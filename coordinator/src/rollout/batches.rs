@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use coord_proto::ids::{NodeName, Seq};
+use coord_proto::labels;
 use coord_proto::migration::Phase;
 use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, Spread, Target, Verdict};
 
 use super::course::Course;
 use super::{PlanInput, names};
-use crate::view::{App, ManifestFacts, Node};
+use crate::view::{App, ManifestFacts, Node, NodeApp};
 
 /// The targets at the start, in their order. A known server without presence is one too: unreachable.
 pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &ManifestFacts) -> Vec<Target> {
@@ -33,8 +34,8 @@ pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Mani
 
 /// Servers that may run a `before` task come first: the others would wait for them, and the batch never end.
 fn order(spec: &RolloutSpec, facts: &ManifestFacts, name: &NodeName, node: &Node) -> (usize, String, String) {
-    let labels = node.labels();
-    let barred = facts.tasks_of(Phase::Before).filter(|t| !t.on.iter().all(|(k, v)| labels.get(k) == Some(v))).count();
+    let own = node.labels();
+    let barred = facts.tasks_of(Phase::Before).filter(|t| !labels::matches(&t.on, &own)).count();
     (barred, spread_zone(spec, node), name.to_string())
 }
 
@@ -54,7 +55,7 @@ fn target(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeNam
 /// A release that a superseded rollout left there unproven is no place to go back to, nor is one that was rolled back from.
 fn prior(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeName) -> Seq {
     let stable = app.stable.as_ref().map_or(Seq(0), |s| s.seq);
-    let running = input.fleet.node_app(name, input.name).and_then(|s| s.status.as_ref()?.running.as_ref());
+    let running = input.fleet.node_app(name, input.name).and_then(NodeApp::running);
     let left = |seq: Seq| app.stable.as_ref().is_some_and(|s| s.overrules(seq));
     running.map(|r| r.seq).filter(|seq| !left(*seq) && good.contains(seq)).unwrap_or(stable)
 }
@@ -65,14 +66,10 @@ fn good_seqs(app: &App) -> BTreeSet<Seq> {
 
 /// Does the server belong into this rollout?
 pub fn wanted(input: &PlanInput<'_>, spec: &RolloutSpec, facts: &ManifestFacts, node: &Node) -> bool {
+    // Only what runs the release is restarted: a canary above it stays where it was put.
+    let runs = || node.apps.get(input.name).is_some_and(|slot| slot.runs(spec.seq));
     let limited = spec.limit.as_ref().is_none_or(|l| l.matches(&node.labels()));
-    limited && matches(input, facts, node) && (spec.purpose() != RolloutKind::Restart || runs(input, node, spec.seq))
-}
-
-/// Only what runs the release is restarted: a canary above it stays where it was put.
-fn runs(input: &PlanInput<'_>, node: &Node, seq: Seq) -> bool {
-    let status = node.apps.get(input.name).and_then(|slot| slot.status.as_ref());
-    status.and_then(|s| s.running.as_ref()).is_some_and(|r| r.seq == seq)
+    limited && matches(input, facts, node) && (spec.purpose() != RolloutKind::Restart || runs())
 }
 
 /// May the server run this release at all?

@@ -2,7 +2,7 @@
 
 use coord_proto::coordinator::HistoryRecord;
 use coord_proto::limits::HISTORY_MAX;
-use coord_proto::migration::{self, Phase, TaskRecord};
+use coord_proto::migration::Phase;
 use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutKind, RolloutPhase, StableRecord, Target, Verdict};
 
 use super::course::Course;
@@ -151,11 +151,8 @@ impl Course<'_> {
         if !self.introduces() {
             return None;
         }
-        let own = |r: &&TaskRecord| r.release == self.state.release;
-        let records: Vec<TaskRecord> = self.app.tasks.iter().filter(own).cloned().collect();
         let told = self.state.targets.iter().any(|t| t.told);
-        (told && migration::bars_rollback(self.facts.reversible, &records))
-            .then(|| "its migration has no way back, so the servers stay as they are".to_owned())
+        (told && self.app.bars_rollback(self.facts)).then(|| "its migration has no way back, so the servers stay as they are".to_owned())
     }
 
     /// Waits until every told server is back.

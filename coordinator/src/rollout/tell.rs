@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
-use coord_proto::migration::{self, Phase, TaskRecord};
+use coord_proto::migration::Phase;
 use coord_proto::report::Step;
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, StableRecord, Target, Verdict};
 
@@ -76,8 +76,12 @@ fn back(target: &Target, slot: Option<&NodeApp>) -> Seq {
         return target.prior;
     }
     let existing = slot.and_then(|s| s.desired.as_ref());
-    let running = || slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
-    existing.map_or(Seq(0), |d| if d.may_migrate { running() } else { d.run })
+    existing.map_or(Seq(0), |d| if d.may_migrate { running(slot) } else { d.run })
+}
+
+/// What a server runs; 0: nothing, or nobody knows.
+fn running(slot: Option<&NodeApp>) -> Seq {
+    slot.and_then(NodeApp::running).map_or(Seq(0), |r| r.seq)
 }
 
 /// The end changes nothing in a record that says this release already.
@@ -94,7 +98,7 @@ fn hold(course: &Course<'_>, slot: Option<&NodeApp>) -> Seq {
     if let Some(held) = desired.filter(|d| d.rollout.as_ref() == Some(&course.state.id)) {
         return held.run;
     }
-    let running = slot.and_then(|s| s.status.as_ref()?.running.as_ref()).map_or(Seq(0), |r| r.seq);
+    let running = running(slot);
     // One that is still on its way back reports what it leaves: it must not turn round before its batch opens.
     let told = desired.map(|d| d.run).filter(|run| *run > Seq(0)).unwrap_or(running);
     let run = slot.and_then(half_way).unwrap_or(running.min(told)).max(course.state.previous_stable);
@@ -176,12 +180,7 @@ pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&Rollout
 /// A `--limit` canary that worked was put there on purpose, and stays. What failed, was aborted, or was superseded before
 /// it had proved itself does not: nothing would ever take it away. A migration without a way back keeps its servers.
 fn stays_above(app: &App, run: Seq) -> bool {
-    let barred = || {
-        let Some(facts) = app.manifests.get(&run) else { return false };
-        let records: Vec<TaskRecord> = app.tasks.iter().filter(|r| r.release == facts.release).cloned().collect();
-        migration::bars_rollback(facts.reversible, &records)
-    };
-    app.verdict_of(run) == Verdict::Good || barred()
+    app.verdict_of(run) == Verdict::Good || app.manifests.get(&run).is_some_and(|facts| app.bars_rollback(facts))
 }
 
 fn take_stable(input: &PlanInput<'_>, app: &App, (name, node): (&NodeName, &Node), stable: &StableRecord) -> Option<Desired> {

@@ -21,7 +21,7 @@ pub fn drift(app: &App, slot: &NodeApp) -> Drift {
         return Drift::Unknown;
     }
     let wanted = slot.desired.as_ref().map(|d| d.run).or(app.stable.as_ref().map(|s| s.seq));
-    let running = slot.status.as_ref().and_then(|s| s.running.as_ref()).map(|r| r.seq);
+    let running = slot.running().map(|r| r.seq);
     match (wanted, running) {
         (Some(wanted), Some(running)) if wanted == running => Drift::None,
         (Some(wanted), _) => Drift::Wants(wanted),

@@ -57,7 +57,7 @@ fn rows<'a>(fleet: &'a Fleet, only: Option<&AppName>) -> Vec<Row<'a>> {
 }
 
 fn servers(fleet: &Fleet, app: &AppName, release: &ReleaseId) -> usize {
-    let running = |slot: &crate::view::NodeApp| slot.status.as_ref()?.running.as_ref().map(|r| r.release == *release);
+    let running = |slot: &crate::view::NodeApp| slot.running().map(|r| r.release == *release);
     fleet.nodes.values().filter_map(|node| node.apps.get(app)).filter(|slot| running(slot) == Some(true)).count()
 }
 
