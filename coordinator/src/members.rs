@@ -138,7 +138,7 @@ impl Member {
     /// Can the two not run beside each other? One that cannot be read is nobody's reason to stay away.
     fn excludes(&self, other: &Entry) -> Option<MemberError> {
         let other: MemberRecord = other.record().ok()?;
-        let shared = other.artifacts.starts_with("s3://") && other.artifacts == self.record.artifacts;
+        let shared = other.shares() && other.artifacts == self.record.artifacts;
         (!shared).then(|| MemberError::SecondStore {
             other: other.host,
             url: other.url,

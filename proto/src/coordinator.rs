@@ -31,6 +31,13 @@ pub struct MemberRecord {
 }
 record!(MemberRecord, "coordinator's record", 1);
 
+impl MemberRecord {
+    /// May another coordinator keep its artifacts in the same place?
+    pub fn shares(&self) -> bool {
+        self.artifacts.starts_with("s3://")
+    }
+}
+
 /// `coordinator/stores`: base URLs of the artifact stores. Not trusted: the digest is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoresRecord {

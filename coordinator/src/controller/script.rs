@@ -130,7 +130,7 @@ impl Writer<'_> {
 pub fn publish_stores(keys: &KeySpace, mirror: &Mirror, own: &[String]) -> Option<Transaction> {
     let members = mirror.entries.range(keys.members()..).take_while(|(key, _)| key.starts_with(&keys.members()));
     // One with a directory of its own is about to be refused.
-    let shared = members.filter_map(|(_, entry)| entry.record::<MemberRecord>().ok()).filter(|m| m.artifacts.starts_with("s3://"));
+    let shared = members.filter_map(|(_, entry)| entry.record::<MemberRecord>().ok()).filter(MemberRecord::shares);
     let beside = shared.map(|member| member.url);
     // Sorted: another leader writes the same.
     let urls: BTreeSet<String> = own.iter().cloned().chain(beside.filter(|_| !own.is_empty())).collect();
