@@ -274,17 +274,13 @@ impl Draft {
 
     fn spec(&self, request: &Request<'_>) -> RolloutSpec {
         let m = &self.manifest;
-        let mut policy = m.rollout.clone();
-        if let Some(serial) = &request.serial {
-            policy.serial = serial.clone();
-        }
         RolloutSpec {
             id: rollout_id(m.seq),
             app: m.app.clone(),
             seq: m.seq,
             release: m.release.clone(),
             kind: RolloutKind::Publish,
-            policy,
+            policy: m.rollout.clone().with_serial(request.serial.as_ref()),
             limit: request.limit.clone(),
             force_run: false,
             retried: None,

@@ -26,14 +26,10 @@ pub fn retry(sight: &Sight, name: &AppName, options: &Options) -> Result<Judged<
         return Err(OperateError::refused(words, format!("`coordctl rollout status {name}` shows how each one fared")));
     }
     undecided(app, name, old)?;
-    let mut policy = old.policy.clone();
-    if let Some(serial) = &options.serial {
-        policy.serial = serial.clone();
-    }
     Ok(Judged::Do(RolloutSpec {
         id: rollout_id(old.seq),
         kind: RolloutKind::Retry,
-        policy,
+        policy: old.policy.clone().with_serial(options.serial.as_ref()),
         force_run: false,
         retried: Some(Retried { rollout: old.id.clone(), kind: old.purpose() }),
         by: options.by.clone(),

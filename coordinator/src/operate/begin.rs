@@ -71,12 +71,7 @@ impl Sight {
         let manifest = self.mirror.entries.get(&key).and_then(|entry| Envelope::decode(&entry.value).ok());
         let manifest = manifest.and_then(|envelope| Manifest::decode(&envelope.manifest).ok());
         let missing = || OperateError::refused(format!("the manifest of release number {seq} cannot be read"), "publish the release again");
-        let mut policy = manifest.ok_or_else(missing)?.rollout;
-        policy.promote = Promote::Auto;
-        policy.on_failure = OnFailure::Halt;
-        if let Some(serial) = &options.serial {
-            policy.serial = serial.clone();
-        }
-        Ok(policy)
+        let own = manifest.ok_or_else(missing)?.rollout.with_serial(options.serial.as_ref());
+        Ok(RolloutPolicy { promote: Promote::Auto, on_failure: OnFailure::Halt, ..own })
     }
 }

@@ -24,6 +24,14 @@ pub struct RolloutPolicy {
     pub batch_deadline: Duration,
 }
 
+impl RolloutPolicy {
+    /// With the operator's `--serial`, if one was given.
+    #[must_use]
+    pub fn with_serial(self, serial: Option<&Serial>) -> Self {
+        Self { serial: serial.cloned().unwrap_or(self.serial), ..self }
+    }
+}
+
 impl Default for RolloutPolicy {
     fn default() -> Self {
         Self {
