@@ -72,6 +72,24 @@ async fn a_stop_tells_a_hook_to_end_and_waits_no_longer_than_that() {
     assert!(begun.elapsed() < STOP_GRACE + END_GRACE + Duration::from_secs(1), "a hanging action does not hold the stop");
 }
 
+/// The state of one app cannot be relied on, so the agent ends; the command of another one keeps its time all the same.
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_cannot_be_kept_cuts_off_no_other_apps_command() {
+    let temp = tempfile::tempdir().expect("dir");
+    let mut agent = agent(temp.path());
+    let app = at(&mut agent, r#","migrate":{"command":["m"]}"#, |a| matches!(a, Action::EnsureTasks { .. })).await;
+    let begun = Instant::now();
+    agent.effects.spawn(async move {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        (app, Event::Finished)
+    });
+    let broken: AppName = "broken".parse().expect("app");
+    std::fs::write(agent.performer.state_dir(&broken), "no directory").expect("written");
+    let inputs = Inputs { goals: mpsc::channel(1).1, stop: CancellationToken::new() };
+    assert_eq!(agent.run(vec![broken.clone()], inputs).await.expect_err("no journal").app, broken);
+    assert!(begun.elapsed() >= Duration::from_secs(600), "it was cut off");
+}
+
 /// I9, seen by the hooks themselves: what the journal says while they run.
 #[tokio::test]
 async fn the_journal_is_on_the_disk_before_an_action_starts() {
