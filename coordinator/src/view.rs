@@ -250,6 +250,12 @@ impl Node {
         labels
     }
 
+    /// One of its labels, without a copy of them all.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        let info = self.info.as_ref()?;
+        if name == "node" { Some(info.node.as_str()) } else { info.labels.get(name).map(String::as_str) }
+    }
+
     /// Does its configuration allow this app?
     pub fn allows(&self, app: &AppName) -> bool {
         self.info.as_ref().is_some_and(|i| i.apps.iter().any(|a| a == "*" || a == app.as_str()))

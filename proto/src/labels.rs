@@ -21,13 +21,23 @@ pub struct Selector {
 
 /// Has a server with `labels` every pair that is wanted? Nothing wanted means every server.
 pub fn matches(wanted: &Labels, labels: &Labels) -> bool {
-    wanted.iter().all(|(k, v)| labels.get(k) == Some(v))
+    matches_by(wanted, |name| labels.get(name).map(String::as_str))
+}
+
+/// [`matches`], for labels that are not in one map.
+pub fn matches_by<'a>(wanted: &Labels, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+    wanted.iter().all(|(k, v)| label(k) == Some(v))
 }
 
 impl Selector {
     /// Does a server with these labels belong to the selection?
     pub fn matches(&self, labels: &Labels) -> bool {
-        let has = |wanted: &Labels| matches(wanted, labels);
+        self.matches_by(|name| labels.get(name).map(String::as_str))
+    }
+
+    /// [`Selector::matches`], for labels that are not in one map.
+    pub fn matches_by<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let has = |wanted: &Labels| matches_by(wanted, &label);
         has(&self.all) && (self.any.is_empty() || self.any.iter().any(has))
     }
 }

@@ -20,7 +20,7 @@ pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Mani
     let (mut batch, mut room) = (0, spec.policy.serial.size(0, total));
     for (name, node) in nodes {
         let next_zone = spread_zone(spec, node);
-        let border = room == 0 || (zone.is_some() && zone != Some(next_zone.clone()));
+        let border = room == 0 || (zone.is_some() && zone != Some(next_zone));
         if border {
             batch += 1;
             room = spec.policy.serial.size(batch, total);
@@ -33,16 +33,15 @@ pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Mani
 }
 
 /// Servers that may run a `before` task come first: the others would wait for them, and the batch never end.
-fn order(spec: &RolloutSpec, facts: &ManifestFacts, name: &NodeName, node: &Node) -> (usize, String, String) {
-    let own = node.labels();
-    let barred = facts.tasks_of(Phase::Before).filter(|t| !labels::matches(&t.on, &own)).count();
-    (barred, spread_zone(spec, node), name.to_string())
+fn order<'a>(spec: &RolloutSpec, facts: &ManifestFacts, name: &'a NodeName, node: &'a Node) -> (usize, &'a str, &'a NodeName) {
+    let barred = facts.tasks_of(Phase::Before).filter(|t| !labels::matches_by(&t.on, |name| node.label(name))).count();
+    (barred, spread_zone(spec, node), name)
 }
 
-fn spread_zone(spec: &RolloutSpec, node: &Node) -> String {
+fn spread_zone<'a>(spec: &RolloutSpec, node: &'a Node) -> &'a str {
     match spec.policy.spread {
-        Spread::None => String::new(),
-        Spread::Zone => node.labels().remove("zone").unwrap_or_default(),
+        Spread::None => "",
+        Spread::Zone => node.label("zone").unwrap_or_default(),
     }
 }
 
@@ -68,13 +67,13 @@ fn good_seqs(app: &App) -> BTreeSet<Seq> {
 pub fn wanted(input: &PlanInput<'_>, spec: &RolloutSpec, facts: &ManifestFacts, node: &Node) -> bool {
     // Only what runs the release is restarted: a canary above it stays where it was put.
     let runs = || node.apps.get(input.name).is_some_and(|slot| slot.runs(spec.seq));
-    let limited = spec.limit.as_ref().is_none_or(|l| l.matches(&node.labels()));
+    let limited = spec.limit.as_ref().is_none_or(|l| l.matches_by(|name| node.label(name)));
     limited && matches(input, facts, node) && (spec.purpose() != RolloutKind::Restart || runs())
 }
 
 /// May the server run this release at all?
 pub fn matches(input: &PlanInput<'_>, facts: &ManifestFacts, node: &Node) -> bool {
-    node.info.is_some() && !node.cordoned && node.allows(input.name) && facts.targets.matches(&node.labels())
+    node.info.is_some() && !node.cordoned && node.allows(input.name) && facts.targets.matches_by(|name| node.label(name))
 }
 
 /// Are all matching servers that are not cordoned in it? A server that cannot be read may be one that is not.

@@ -96,3 +96,15 @@ fn an_unreadable_presence_is_not_an_absent_server() {
     let fleet = fold(&[(Key::NodeAlive(node()), b"{}".to_vec())]);
     assert!(fleet.nodes[&node()].present, "its lease lives");
 }
+
+/// `node` is the server's own name, whatever its configuration calls so.
+#[test]
+fn a_label_asked_for_is_the_one_in_the_map_of_all() {
+    let labels = [("node", "another"), ("role", "web")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let info = NodeInfo { node: node(), labels, addresses: vec![], agent_version: "0".into(), apps: vec![], since: 0 };
+    let server = Node { info: Some(info), ..Node::default() };
+    assert_eq!(server.labels().len(), 2);
+    assert!(server.labels().iter().all(|(name, value)| server.label(name) == Some(value)));
+    assert_eq!(server.label("node"), Some("n1"));
+    assert_eq!(server.label("zone"), None);
+}
