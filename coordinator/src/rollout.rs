@@ -35,6 +35,7 @@ mod duties;
 mod ending;
 pub(crate) mod names;
 mod progress;
+mod roster;
 mod tasks;
 mod tell;
 mod timers;
@@ -42,6 +43,7 @@ pub mod wishes;
 
 pub use batches::choose;
 use course::Course;
+use roster::Roster;
 pub use timers::Timers;
 
 /// What the planner sees.
@@ -101,7 +103,7 @@ pub fn plan(input: &PlanInput<'_>) -> Decision {
         return blocked("a record of its rollout cannot be read");
     }
     let mut decision = match &app.spec {
-        None => Decision { desired: tell::newcomers(input, app, None, None), ..Decision::default() },
+        None => Decision { desired: tell::newcomers(input, app, &Roster::of(&input.fleet.nodes, &[]), None), ..Decision::default() },
         Some(spec) => match app.manifests.get(&spec.seq) {
             None => blocked(&format!("the manifest {} of rollout {} is missing or cannot be read", spec.seq, spec.id)),
             Some(_) if app.state.as_ref().is_some_and(|s| s.id == spec.id && s.phase == RolloutPhase::Unknown) => {

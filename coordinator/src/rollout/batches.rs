@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use coord_proto::ids::{NodeName, Seq};
 use coord_proto::labels;
 use coord_proto::migration::Phase;
-use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, Spread, Target, Verdict};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, Spread, Target, Verdict};
 
 use super::course::Course;
+use super::roster::Roster;
 use super::{PlanInput, names};
 use crate::view::{App, ManifestFacts, Node, NodeApp};
 
@@ -77,9 +78,9 @@ pub fn matches(input: &PlanInput<'_>, facts: &ManifestFacts, node: &Node) -> boo
 }
 
 /// Are all matching servers that are not cordoned in it? A server that cannot be read may be one that is not.
-pub fn covers_all(input: &PlanInput<'_>, facts: &ManifestFacts, state: &RolloutState) -> bool {
-    let covered: BTreeSet<&NodeName> = state.targets.iter().map(|t| &t.node).collect();
-    input.fleet.nodes.iter().all(|(name, n)| !n.unreadable && (covered.contains(name) || !matches(input, facts, n)))
+pub fn covers_all(input: &PlanInput<'_>, facts: &ManifestFacts, roster: &Roster<'_>) -> bool {
+    let readable = roster.targets.iter().flatten().all(|n| !n.unreadable);
+    readable && roster.others.iter().all(|(_, n)| !n.unreadable && !matches(input, facts, n))
 }
 
 impl Course<'_> {
@@ -96,24 +97,28 @@ impl Course<'_> {
     }
 
     fn drop_leavers(&mut self) {
-        let fleet = self.input.fleet;
-        let stays = |t: &Target| fleet.nodes.get(&t.node).is_some_and(|n| (n.info.is_some() || n.unreadable) && (t.told || !n.cordoned));
-        let left: Vec<String> = self.state.targets.iter().filter(|t| !stays(t)).map(|t| t.node.to_string()).collect();
+        let known = |n: &Node| n.info.is_some() || n.unreadable;
+        let left = self.take_out(|t, node| !node.is_some_and(|n| known(n) && (t.told || !n.cordoned)));
         if !left.is_empty() {
-            self.state.targets.retain(stays);
             self.note(&format!("goes on without {}, cordoned or forgotten", names::short(&left)));
         }
     }
 
     /// Servers whose turn has passed while they were away get a new one at the end.
     fn take_out_returners(&mut self) -> Vec<NodeName> {
-        let (fleet, open) = (self.input.fleet, self.state.batch);
-        let running = self.state.phase != RolloutPhase::Staging;
+        let (running, open) = (self.state.phase != RolloutPhase::Staging, self.state.batch);
         let missed = |t: &Target| running && !t.told && t.batch <= open && t.outcome != Outcome::Failed;
-        let present = |t: &Target| fleet.nodes.get(&t.node).is_some_and(|n| n.present);
-        let back: Vec<NodeName> = self.state.targets.iter().filter(|t| missed(t) && present(t)).map(|t| t.node.clone()).collect();
-        self.state.targets.retain(|t| !(missed(t) && present(t)));
-        back
+        self.take_out(|t, node| missed(t) && node.is_some_and(|n| n.present))
+    }
+
+    fn take_out(&mut self, goes: impl Fn(&Target, Option<&Node>) -> bool) -> Vec<NodeName> {
+        let mut nodes = self.roster.targets.iter();
+        let out = self.state.targets.extract_if(.., |t| goes(t, nodes.next().copied().flatten()));
+        let out: Vec<NodeName> = out.map(|t| t.node).collect();
+        if !out.is_empty() {
+            self.call_the_roll();
+        }
+        out
     }
 
     /// A retry and a restart are for the servers that were there when they were asked for: the others take `stable`.
@@ -125,9 +130,8 @@ impl Course<'_> {
         if !self.takes_newcomers() {
             return Vec::new();
         }
-        let known: BTreeSet<&NodeName> = self.state.targets.iter().map(|t| &t.node).collect();
-        let new = |(name, n): &(&NodeName, &Node)| n.present && !known.contains(*name) && wanted(self.input, self.spec, self.facts, n);
-        self.input.fleet.nodes.iter().filter(new).map(|(name, _)| name.clone()).collect()
+        let new = |(_, n): &&(&NodeName, &Node)| n.present && wanted(self.input, self.spec, self.facts, n);
+        self.roster.others.iter().filter(new).map(|(name, _)| (*name).clone()).collect()
     }
 
     /// Into the last batch if it has not opened and has room, else into new ones.
@@ -152,6 +156,7 @@ impl Course<'_> {
             }
             self.state.targets.push(added);
         }
+        self.call_the_roll();
         self.note(&format!("takes in {}", names::short(nodes)));
     }
 

@@ -7,6 +7,7 @@ use coord_proto::ids::{RolloutId, Seq};
 use coord_proto::limits::HISTORY_MAX;
 use coord_proto::rollout::{RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
+use super::roster::Roster;
 use super::{Decision, PlanInput, again, batches};
 use crate::view::{App, ManifestFacts};
 
@@ -42,7 +43,7 @@ pub fn first_state(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: 
         turned_back: false,
         aborted: false,
     };
-    state.whole = batches::covers_all(input, facts, &state);
+    state.whole = batches::covers_all(input, facts, &Roster::of(&input.fleet.nodes, &state.targets));
     let kind = if spec.kind == RolloutKind::Publish { String::new() } else { format!(", a {},", spec.kind.word()) };
     out.events.push(format!("rollout {} of release {}{kind} began on {total} servers in {} batches", spec.id, spec.release, state.batches));
     state

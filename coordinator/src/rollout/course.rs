@@ -4,8 +4,9 @@ use coord_proto::ids::NodeName;
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
 
 use super::progress::{self, Look};
+use super::roster::Roster;
 use super::{Decision, PlanInput, Timers, begin, budget, names, release_words, tell};
-use crate::view::{App, ManifestFacts};
+use crate::view::{App, ManifestFacts, Node};
 
 /// Most characters of a server's own words in a rollout's reason.
 const WORDS_MAX: usize = 400;
@@ -17,6 +18,8 @@ pub(super) struct Course<'a> {
     pub spec: &'a RolloutSpec,
     pub facts: &'a ManifestFacts,
     pub state: RolloutState,
+    /// Of the state's targets.
+    pub roster: Roster<'a>,
     pub timers: Timers,
     pub out: Decision,
 }
@@ -33,7 +36,8 @@ impl<'a> Course<'a> {
             }
         };
         let timers = input.timers.resumed(&state, input.elapsed);
-        Self { input, app, spec, facts, state, timers, out }
+        let roster = Roster::of(&input.fleet.nodes, &state.targets);
+        Self { input, app, spec, facts, state, roster, timers, out }
     }
 
     /// The decision at the end of the pass.
@@ -55,8 +59,18 @@ impl<'a> Course<'a> {
         self.out
     }
 
-    pub fn look(&self, target: &Target) -> Look {
-        progress::look(self.input, &self.state, self.facts, target)
+    /// After other targets were chosen.
+    pub fn call_the_roll(&mut self) {
+        self.roster = Roster::of(&self.input.fleet.nodes, &self.state.targets);
+    }
+
+    /// Every target with its server.
+    pub fn servers(&self) -> impl Iterator<Item = (&Target, Option<&'a Node>)> {
+        self.state.targets.iter().zip(self.roster.targets.iter().copied())
+    }
+
+    pub fn look(&self, server: (&Target, Option<&Node>)) -> Look {
+        progress::look(self.input, &self.state, self.facts, server)
     }
 
     pub fn enter(&mut self, phase: RolloutPhase, words: &str) {
@@ -82,7 +96,7 @@ impl<'a> Course<'a> {
         if self.state.phase == RolloutPhase::RollingBack {
             return;
         }
-        let looks: Vec<Look> = self.state.targets.iter().map(|t| self.look(t)).collect();
+        let looks: Vec<Look> = self.servers().map(|server| self.look(server)).collect();
         let open = self.state.batch;
         let running = self.state.phase != RolloutPhase::Staging;
         for (target, look) in self.state.targets.iter_mut().zip(&looks) {
@@ -93,8 +107,8 @@ impl<'a> Course<'a> {
 
     /// Targets that staging still waits for.
     pub fn pending_staging(&self) -> usize {
-        let waits = |t: &&Target| t.outcome == Outcome::Pending && !matches!(self.look(t), Look::Staged | Look::Done);
-        self.state.targets.iter().filter(waits).count()
+        let ready = |server| matches!(self.look(server), Look::Staged | Look::Done);
+        self.servers().filter(|&(target, node)| target.outcome == Outcome::Pending && !ready((target, node))).count()
     }
 
     pub fn pending_in(&self, batch: usize) -> usize {
@@ -119,7 +133,7 @@ impl<'a> Course<'a> {
 
     /// Deadline: what is pending counts as failed from now on.
     pub fn fail_the_late(&mut self, late: impl Fn(&Target, bool) -> bool, words: &str) {
-        let staged: Vec<bool> = self.state.targets.iter().map(|t| matches!(self.look(t), Look::Staged | Look::Done)).collect();
+        let staged: Vec<bool> = self.servers().map(|server| matches!(self.look(server), Look::Staged | Look::Done)).collect();
         let mut named: Vec<String> = Vec::new();
         for (target, staged) in self.state.targets.iter_mut().zip(staged) {
             if target.outcome == Outcome::Pending && late(target, staged) {

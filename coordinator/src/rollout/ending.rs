@@ -8,6 +8,7 @@ use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutKind, RolloutPhas
 use super::course::Course;
 use super::progress::{self, Look};
 use super::{batches, begin, names};
+use crate::view::Node;
 
 impl Course<'_> {
     /// The open batch is healthy and baked.
@@ -41,7 +42,7 @@ impl Course<'_> {
         self.state.batch = self.state.batches;
         self.timers.restart();
         // A canary never becomes what newcomers take.
-        self.state.whole &= batches::covers_all(self.input, self.facts, &self.state);
+        self.state.whole &= batches::covers_all(self.input, self.facts, &self.roster);
         if self.state.whole && self.spec.purpose() != RolloutKind::Restart {
             self.out.stable = Some(self.new_stable());
         }
@@ -157,7 +158,7 @@ impl Course<'_> {
 
     /// Waits until every told server is back.
     pub fn advance_rollback(&mut self) {
-        let looks: Vec<Look> = self.state.targets.iter().map(|t| self.back(t)).collect();
+        let looks: Vec<Look> = self.servers().map(|(target, node)| self.back(target, node)).collect();
         let mut lost = Vec::new();
         let mut busy = Vec::new();
         for (target, look) in self.state.targets.iter_mut().zip(looks) {
@@ -184,13 +185,13 @@ impl Course<'_> {
         }
     }
 
-    fn back(&self, target: &Target) -> Look {
+    fn back(&self, target: &Target, node: Option<&Node>) -> Look {
         match (target.told, target.prior.0) {
             // Never touched.
             (false, _) => Look::Staged,
             // Nothing to go back to: it stays with a release that did not work.
             (true, 0) => Look::Failed,
-            (true, _) => progress::returned(self.input, &self.state, target),
+            (true, _) => progress::returned(self.input, &self.state, target, node),
         }
     }
 

@@ -5,7 +5,7 @@ use coord_proto::report::{Failure, FailureCode, HealthState, Status, Step};
 use coord_proto::rollout::{Outcome, RolloutState, Target};
 
 use super::PlanInput;
-use crate::view::{ManifestFacts, NodeApp};
+use crate::view::{ManifestFacts, Node, NodeApp};
 
 /// One server, as its records show it now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub enum Look {
 }
 
 /// Looks at one target.
-pub fn look(input: &PlanInput<'_>, state: &RolloutState, facts: &ManifestFacts, target: &Target) -> Look {
-    let Some(node) = input.fleet.nodes.get(&target.node) else { return Look::Gone };
+pub fn look(input: &PlanInput<'_>, state: &RolloutState, facts: &ManifestFacts, (target, node): (&Target, Option<&Node>)) -> Look {
+    let Some(node) = node else { return Look::Gone };
     let absent = if node.present { Look::Busy } else { Look::Gone };
     let Some(slot) = node.apps.get(input.name) else { return absent };
     if slot.unreadable {
@@ -110,8 +110,8 @@ pub fn outcome(target: &Target, look: &Look, open: bool) -> Outcome {
 }
 
 /// Did a told server return to what it had?
-pub fn returned(input: &PlanInput<'_>, state: &RolloutState, target: &Target) -> Look {
-    let Some(node) = input.fleet.nodes.get(&target.node) else { return Look::Gone };
+pub fn returned(input: &PlanInput<'_>, state: &RolloutState, target: &Target, node: Option<&Node>) -> Look {
+    let Some(node) = node else { return Look::Gone };
     let absent = if node.present { Look::Busy } else { Look::Gone };
     let Some(slot) = node.apps.get(input.name).filter(|s| !s.unreadable) else { return absent };
     let wanted = slot.desired.as_ref().is_some_and(|d| d.run == target.prior);

@@ -1,14 +1,13 @@
 //! What every server is told, derived from the state: only what differs is written.
 
-use std::collections::BTreeSet;
-
 use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::migration::Phase;
 use coord_proto::report::Step;
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, StableRecord, Target, Verdict};
+use coord_proto::rollout::{Outcome, RolloutPhase, StableRecord, Target, Verdict};
 
 use super::course::Course;
+use super::roster::Roster;
 use super::{PlanInput, batches};
 use crate::view::{App, Node, NodeApp};
 
@@ -24,15 +23,14 @@ struct Order {
 /// Desired records that differ from what they should be: the targets', and everybody else's.
 pub(super) fn all(course: &Course<'_>) -> Vec<Desired> {
     let mut written = targets(course);
-    written.extend(newcomers(course.input, course.app, Some(&course.state), moved(course)));
+    written.extend(newcomers(course.input, course.app, &course.roster, moved(course)));
     written
 }
 
 fn targets(course: &Course<'_>) -> Vec<Desired> {
     let after = after_is_due(course);
-    let tell = |target: &Target| {
-        let node = course.input.fleet.nodes.get(&target.node)?;
-        let slot = node.apps.get(course.input.name);
+    let tell = |(target, node): (&Target, Option<&Node>)| {
+        let slot = node?.apps.get(course.input.name);
         if slot.is_some_and(|s| s.unreadable) {
             return None;
         }
@@ -40,7 +38,7 @@ fn targets(course: &Course<'_>) -> Vec<Desired> {
         let order = order(course, target, slot, after)?;
         differs(course, existing, &order).then(|| record(course, target, existing, order))
     };
-    course.state.targets.iter().filter_map(tell).collect()
+    course.servers().filter_map(tell).collect()
 }
 
 fn order(course: &Course<'_>, target: &Target, slot: Option<&NodeApp>, after: bool) -> Option<Order> {
@@ -117,13 +115,13 @@ fn half_way(slot: &NodeApp) -> Option<Seq> {
 /// The `after` tasks are due once every target runs the release, and stay so.
 fn after_is_due(course: &Course<'_>) -> bool {
     let state = &course.state;
-    let asked = |t: &Target| {
-        let slot = course.input.fleet.node_app(&t.node, course.input.name);
+    let asked = |(_, node): (&Target, Option<&Node>)| {
+        let slot = node.and_then(|n| n.apps.get(course.input.name));
         slot.and_then(|s| s.desired.as_ref()).is_some_and(|d| d.rollout.as_ref() == Some(&state.id) && d.after == Some(state.seq))
     };
     let late = course.after_last_batch() && matches!(state.phase, RolloutPhase::Finishing | RolloutPhase::AwaitingDecision);
     let all_run = || state.phase == RolloutPhase::Finishing && state.targets.iter().all(|t| t.outcome == Outcome::Done);
-    late && course.facts.tasks_of(Phase::After).next().is_some() && (all_run() || state.targets.iter().any(asked))
+    late && course.facts.tasks_of(Phase::After).next().is_some() && (all_run() || course.servers().any(asked))
 }
 
 fn differs(course: &Course<'_>, existing: Option<&Desired>, order: &Order) -> bool {
@@ -167,12 +165,11 @@ fn stable_of<'a>(app: &'a App, moved: Option<&'a StableRecord>) -> Option<&'a St
 }
 
 /// Servers outside the rollout: they take `stable`, and wait for migrations without claiming them.
-pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, state: Option<&RolloutState>, moved: Option<&StableRecord>) -> Vec<Desired> {
+pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, roster: &Roster<'_>, moved: Option<&StableRecord>) -> Vec<Desired> {
     let Some(stable) = stable_of(app, moved) else { return Vec::new() };
     let Some(facts) = app.manifests.get(&stable.seq) else { return Vec::new() };
-    let targets: BTreeSet<&NodeName> = state.iter().flat_map(|s| &s.targets).map(|t| &t.node).collect();
-    let nodes = input.fleet.nodes.iter().filter(|(name, n)| !targets.contains(name) && batches::matches(input, facts, n));
-    nodes.filter_map(|(name, node)| take_stable(input, app, (name, node), stable)).collect()
+    let nodes = roster.others.iter().filter(|(_, n)| batches::matches(input, facts, n));
+    nodes.filter_map(|&server| take_stable(input, app, server, stable)).collect()
 }
 
 /// May a server outside the rollout keep a release above `stable`?
