@@ -3,7 +3,7 @@
 //! Servers obey at once, so that every step but those that bake has something to say; what is timed is `plan` alone for a step, and
 //! everything for the rollout.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use coord_proto::ids::{AppName, Digest, NodeName, ReleaseId, Seq};
@@ -14,36 +14,61 @@ use coord_proto::rollout::{
 };
 use coordinator::rollout::{Decision, PlanInput, Timers, plan};
 use coordinator::view::{App, Fleet, ManifestFacts, Node};
+use nix::time::ClockId;
 
 use crate::{percentile, say, verdict};
 
 const SERVERS: usize = 10_000;
 const BATCHES: usize = 100;
-const STEP_GOAL: f64 = 0.005;
+const STEP_GOAL_MS: f64 = 5.0;
 const ROLLOUT_GOAL: f64 = 10.0;
 
 pub fn run() -> Result<()> {
     let mut bench = Bench::new()?;
-    let began = Instant::now();
+    let began = Clocks::now();
     let mut steps = Vec::new();
     while bench.phase() != Some(RolloutPhase::Succeeded) {
         ensure!(steps.len() < BATCHES * 20, "the rollout does not end: {:?}", bench.phase());
         steps.push(bench.step());
         bench.obey();
     }
-    let whole = began.elapsed().as_secs_f64();
-    steps.sort_by(f64::total_cmp);
-    let (median, late, worst) = (percentile(&steps, 50), percentile(&steps, 99), steps[steps.len() - 1]);
-    say(format_args!("{SERVERS} servers in {BATCHES} batches, {} steps of the planner", steps.len()));
-    say(format_args!(
-        "one step: median {:.2} ms, p99 {:.2} ms, longest {:.2} ms (goal 5 ms: {})",
-        median * 1e3,
-        late * 1e3,
-        worst * 1e3,
-        verdict(late <= STEP_GOAL)
-    ));
-    say(format_args!("the whole rollout: {whole:.2} s (goal 10 s: {})", verdict(whole <= ROLLOUT_GOAL)));
+    let whole = began.elapsed();
+    say(format_args!("  {SERVERS} servers in {BATCHES} batches, {} steps of the planner", steps.len()));
+    for (clock, of) in CLOCKS {
+        let mut ms: Vec<f64> = steps.iter().map(|step| of(step) * 1e3).collect();
+        ms.sort_by(f64::total_cmp);
+        let (p99, whole) = (percentile(&ms, 99), of(&whole));
+        say(format_args!(
+            "  {clock}: one step p50 {:.2} ms, p99 {p99:.2} ms, most {:.2} ms (goal: p99 ≤ {STEP_GOAL_MS} ms, {}); \
+             the whole rollout {whole:.2} s (goal: ≤ {ROLLOUT_GOAL} s, {})",
+            percentile(&ms, 50),
+            ms[ms.len() - 1],
+            verdict(p99 <= STEP_GOAL_MS),
+            verdict(whole <= ROLLOUT_GOAL)
+        ));
+    }
     Ok(())
+}
+
+/// How long something took, in seconds: on the wall, and of this thread's time on a processor, which others do not lengthen by being busy.
+#[derive(Clone, Copy)]
+struct Clocks {
+    wall: f64,
+    processor: f64,
+}
+
+const CLOCKS: [(&str, fn(&Clocks) -> f64); 2] = [("processor time", |c| c.processor), ("wall time", |c| c.wall)];
+
+impl Clocks {
+    fn now() -> Self {
+        let read = |clock: ClockId| Duration::from(clock.now().expect("Linux has it, clock_gettime(2)")).as_secs_f64();
+        Self { wall: read(ClockId::CLOCK_MONOTONIC), processor: read(ClockId::CLOCK_THREAD_CPUTIME_ID) }
+    }
+
+    fn elapsed(self) -> Self {
+        let now = Self::now();
+        Self { wall: now.wall - self.wall, processor: now.processor - self.processor }
+    }
 }
 
 /// A fleet in memory.
@@ -120,12 +145,12 @@ impl Bench {
         self.fleet.apps[&self.app].state.as_ref().map(|s| s.phase)
     }
 
-    /// One step ten seconds after the one before; how long it took, in seconds.
-    fn step(&mut self) -> f64 {
+    /// One step ten seconds after the one before; how long it took.
+    fn step(&mut self) -> Clocks {
         let elapsed = Duration::from_secs(10);
-        let began = Instant::now();
+        let began = Clocks::now();
         let decision = plan(&PlanInput { name: &self.app, fleet: &self.fleet, timers: self.timers.clone(), elapsed, now: 0 });
-        let took = began.elapsed().as_secs_f64();
+        let took = began.elapsed();
         self.apply(decision);
         took
     }

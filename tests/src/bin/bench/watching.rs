@@ -8,6 +8,7 @@ use coord_proto::desired::Desired;
 use coord_proto::ids::{NodeName, Revision, Seq};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::report::{Status, Step};
+use coord_proto::rollout::RolloutState;
 use coord_proto::store::{Change, Entry, Store as _, WatchEvent};
 use coord_tests::fleet::Fleet;
 
@@ -15,6 +16,7 @@ use coord_tests::fleet::Fleet;
 pub enum Seen {
     Desired(Desired),
     Status(Box<Status>),
+    State(Box<RolloutState>),
 }
 
 /// Everything that is written from now on, each with the time of its arrival here.
@@ -46,6 +48,7 @@ fn read(keys: &KeySpace, entry: &Entry) -> Option<Seen> {
     match keys.parse(&entry.key)? {
         Key::Desired(..) => entry.record().ok().map(Seen::Desired),
         Key::Status(..) => entry.record().ok().map(|status| Seen::Status(Box::new(status))),
+        Key::RolloutState(..) => entry.record().ok().map(|state| Seen::State(Box::new(state))),
         _ => None,
     }
 }
