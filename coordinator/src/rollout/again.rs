@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use coord_proto::ids::NodeName;
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
 
-use super::{PlanInput, batches};
+use super::PlanInput;
+use super::batches::{self, Cut};
 use crate::view::{App, ManifestFacts};
 
 /// Did this server not make it, so that a retry is for it?
@@ -32,17 +33,11 @@ pub fn targets(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Man
     // Whoever went back runs it no longer; who was still at it when it ended was left at it.
     let keeps = |t: &Target| t.told && matches!(t.outcome, Outcome::Done | Outcome::Pending) && !went_back(old);
     let mut targets = of_old(&keeps);
-    let failed = of_old(&failed);
-    let (first, total) = (usize::from(!targets.is_empty()), failed.len());
-    let (mut index, mut room) = (0, spec.policy.serial.size(0, total));
-    for target in failed {
-        if room == 0 {
-            index += 1;
-            room = spec.policy.serial.size(index, total);
-        }
-        room -= 1;
-        targets.push(Target { batch: first + index, ..target });
-    }
+    let zone = |t: &Target| batches::zone_of(input, spec, &t.node);
+    let mut failed = of_old(&failed);
+    failed.sort_by_cached_key(zone);
+    let (first, mut cut) = (usize::from(!targets.is_empty()), Cut::new(&spec.policy.serial, failed.len()));
+    targets.extend(failed.into_iter().map(|target| Target { batch: first + cut.next(zone(&target)), ..target }));
     targets
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use coord_proto::ids::{NodeName, Seq};
 use coord_proto::labels;
 use coord_proto::migration::Phase;
-use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, Spread, Target, Verdict};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, Serial, Spread, Target, Verdict};
 
 use super::course::Course;
 use super::roster::Roster;
@@ -16,21 +16,34 @@ use crate::view::{App, ManifestFacts, Node, NodeApp};
 pub fn choose(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &ManifestFacts) -> Vec<Target> {
     let mut nodes: Vec<(&NodeName, &Node)> = input.fleet.nodes.iter().filter(|(_, n)| wanted(input, spec, facts, n)).collect();
     nodes.sort_by_cached_key(|(name, node)| order(spec, facts, name, node));
-    let (total, mut targets, good) = (nodes.len(), Vec::new(), good_seqs(app));
-    let mut zone = None;
-    let (mut batch, mut room) = (0, spec.policy.serial.size(0, total));
-    for (name, node) in nodes {
-        let next_zone = spread_zone(spec, node);
-        let border = room == 0 || (zone.is_some() && zone != Some(next_zone));
-        if border {
-            batch += 1;
-            room = spec.policy.serial.size(batch, total);
-        }
-        zone = Some(next_zone);
-        room -= 1;
-        targets.push(target(input, app, &good, name, batch));
+    let (mut cut, good) = (Cut::new(&spec.policy.serial, nodes.len()), good_seqs(app));
+    nodes.into_iter().map(|(name, node)| target(input, app, &good, name, cut.next(spread_zone(spec, node)))).collect()
+}
+
+/// Cuts servers, in their order, into batches: at the policy's size, and where a zone ends.
+pub(super) struct Cut<'a> {
+    serial: &'a Serial,
+    total: usize,
+    batch: usize,
+    room: usize,
+    zone: Option<&'a str>,
+}
+
+impl<'a> Cut<'a> {
+    pub fn new(serial: &'a Serial, total: usize) -> Self {
+        Self { serial, total, batch: 0, room: serial.size(0, total), zone: None }
     }
-    targets
+
+    /// The batch of the next server, which is in this zone.
+    pub fn next(&mut self, zone: &'a str) -> usize {
+        if self.room == 0 || self.zone.is_some_and(|last| last != zone) {
+            self.batch += 1;
+            self.room = self.serial.size(self.batch, self.total);
+        }
+        self.zone = Some(zone);
+        self.room -= 1;
+        self.batch
+    }
 }
 
 /// Servers that may run a `before` task come first: the others would wait for them, and the batch never end.
@@ -44,6 +57,11 @@ fn spread_zone<'a>(spec: &RolloutSpec, node: &'a Node) -> &'a str {
         Spread::None => "",
         Spread::Zone => node.label("zone").unwrap_or_default(),
     }
+}
+
+/// The zone that keeps a server apart from others; empty where the policy does not ask, or the server has none.
+pub(super) fn zone_of<'a>(input: &PlanInput<'a>, spec: &RolloutSpec, name: &NodeName) -> &'a str {
+    input.fleet.nodes.get(name).map(|node| spread_zone(spec, node)).unwrap_or_default()
 }
 
 fn target(input: &PlanInput<'_>, app: &App, good: &BTreeSet<Seq>, name: &NodeName, batch: usize) -> Target {
@@ -93,6 +111,7 @@ impl Course<'_> {
         let newcomers = self.newcomers();
         let mut joining = self.take_out_returners();
         joining.extend(newcomers);
+        joining.sort_by_cached_key(|name| zone_of(self.input, self.spec, name));
         self.append(&joining);
     }
 
@@ -143,7 +162,7 @@ impl Course<'_> {
         let mut taken = self.state.batches.checked_sub(1).map_or(0, |last| self.state.batch_targets(last).count());
         for node in nodes {
             let late = self.state.batch >= self.state.batches && self.state.batches > 0;
-            if !self.has_room(taken) {
+            if !self.has_room(taken, node) {
                 self.state.batches += 1;
                 taken = 0;
             }
@@ -160,10 +179,13 @@ impl Course<'_> {
         self.note(&format!("takes in {}", names::short(nodes)));
     }
 
-    /// Does the last batch, with so many servers in it, take one more?
-    fn has_room(&self, taken: usize) -> bool {
+    /// Does the last batch, with so many servers in it, take this one too?
+    fn has_room(&self, taken: usize, node: &NodeName) -> bool {
         let Some(last) = self.state.batches.checked_sub(1) else { return false };
         let opened = self.state.phase != RolloutPhase::Staging && last <= self.state.batch;
-        !opened && taken < self.spec.policy.serial.size(last, self.state.targets.len())
+        let zone = |name: &NodeName| zone_of(self.input, self.spec, name);
+        // All of a batch are in one zone: its last one speaks for them.
+        let same_zone = || self.state.targets.last().is_none_or(|t| zone(&t.node) == zone(node));
+        !opened && taken < self.spec.policy.serial.size(last, self.state.targets.len()) && same_zone()
     }
 }

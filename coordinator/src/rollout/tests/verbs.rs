@@ -505,3 +505,24 @@ fn a_superseded_server_brings_its_step_to_an_end_and_waits_there_for_its_turn() 
     world.settle();
     assert!(world.app().manifests[&Seq(3)].tasks_of(Phase::Before).next().is_some(), "its migration comes after the older one's");
 }
+
+#[test]
+fn a_retry_keeps_zones_apart() {
+    let mut world = World::with_stable(2);
+    world.label("n1", "zone", "b");
+    world.label("n2", "zone", "a");
+    world.publish(2);
+    let policy = world.policy();
+    (policy.serial, policy.spread, policy.on_failure, policy.max_failed) = (all(), Spread::Zone, OnFailure::Halt, Amount::Count(1));
+    world.settle();
+    world.obey_all();
+    for failed in ["n2", "n1"] {
+        world.settle();
+        world.fail(failed, FailureCode::HookFailed);
+    }
+    world.settle();
+    assert_eq!(world.phase(), P::Halted);
+    world.retry();
+    world.settle();
+    assert_eq!((world.target("n2").batch, world.target("n1").batch), (0, 1));
+}
