@@ -55,23 +55,6 @@ fn health_in_the_middle_of_a_switch_is_the_old_release_s() {
     assert_eq!(world.target("n1").outcome, Outcome::Pending);
 }
 
-#[test]
-fn the_first_batch_waits_for_its_promotion() {
-    let mut world = second_release();
-    world.policy().promote = Promote::Manual;
-    world.settle();
-    world.obey_all();
-    world.settle();
-    world.obey("n1");
-    world.settle();
-    world.pass(BAKE);
-    assert_eq!((world.phase(), world.running_orders(2)), (P::AwaitingPromotion, vec!["n1"]));
-    assert_eq!(world.pass(DEADLINE * 9).wake_after, None);
-    world.wish(Verb::Promote);
-    world.settle();
-    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1", "n2"]));
-}
-
 /// The simulator's seed 219: what is promoted is looked at once more.
 #[test]
 fn a_promotion_waits_for_a_first_batch_that_is_not_healthy_any_more() {
@@ -94,19 +77,6 @@ fn a_promotion_waits_for_a_first_batch_that_is_not_healthy_any_more() {
 }
 
 #[test]
-fn newcomers_share_batches_of_the_policy_s_size() {
-    let mut world = World::with_stable(3);
-    world.publish(2);
-    world.policy().serial = "2".parse().expect("serial");
-    world.settle();
-    world.join("n4");
-    world.join("n5");
-    world.settle();
-    let batches: Vec<usize> = ["n1", "n2", "n3", "n4", "n5"].iter().map(|n| world.target(n).batch).collect();
-    assert_eq!(batches, [0, 0, 1, 1, 2]);
-}
-
-#[test]
 fn a_rollout_without_servers_waits_for_the_first() {
     let mut world = World::empty(0);
     world.publish(1);
@@ -121,30 +91,6 @@ fn a_rollout_without_servers_waits_for_the_first() {
     world.settle();
     world.pass(BAKE);
     assert_eq!((world.phase(), world.stable()), (P::Succeeded, Some(Seq(1))));
-}
-
-#[test]
-fn one_zone_at_a_time() {
-    let mut world = World::with_stable(4);
-    for (node, zone) in [("n1", "b"), ("n2", "a"), ("n3", "b"), ("n4", "a")] {
-        world.label(node, "zone", zone);
-    }
-    world.publish(2);
-    world.policy().spread = Spread::Zone;
-    world.policy().serial = "3".parse().expect("serial");
-    world.settle();
-    let order: Vec<(&str, usize)> = world.state().targets.iter().map(|t| (t.node.as_str(), t.batch)).collect();
-    assert_eq!(order, [("n2", 0), ("n4", 0), ("n1", 1), ("n3", 1)]);
-}
-
-#[test]
-fn servers_that_may_migrate_come_first() {
-    let mut world = World::with_stable(3);
-    world.label("n3", "role", "db");
-    world.publish(2);
-    world.facts_mut(2).tasks[0].on = [("role".to_owned(), "db".to_owned())].into();
-    world.settle();
-    assert_eq!(world.state().targets[0].node.as_str(), "n3");
 }
 
 #[test]

@@ -2,26 +2,6 @@
 
 use super::*;
 
-#[test]
-fn a_failed_server_over_the_budget_turns_the_rollout_back() {
-    let mut world = first_batch();
-    world.obey("n1");
-    world.settle();
-    world.pass(BAKE);
-    world.fail("n2", FailureCode::Unhealthy);
-    world.settle();
-    assert_eq!((world.phase(), world.verdict(2)), (P::RollingBack, Verdict::Bad));
-    for node in ["n1", "n2", "n3"] {
-        assert_eq!((world.desired(node).run, world.desired(node).stage), (Seq(1), None), "{node}");
-    }
-    world.obey_all();
-    world.settle();
-    assert_eq!((world.phase(), world.stable()), (P::RolledBack, Some(Seq(1))));
-    assert_eq!(world.target("n1").outcome, Outcome::RolledBack);
-    assert_eq!(world.target("n2").outcome, Outcome::Failed);
-    assert!(world.state().reason.contains("n2 failed; 0 tolerated; n2: it broke"), "{}", world.state().reason);
-}
-
 /// Two servers of one batch fail, one after the other: the second one still tells of it when it has come back by itself.
 #[test]
 fn a_server_that_came_back_by_itself_has_returned_whatever_it_still_tells() {
@@ -54,30 +34,6 @@ fn a_server_that_is_being_undrained_is_not_done() {
 }
 
 #[test]
-fn a_server_that_does_not_return_halts_the_way_back() {
-    let mut world = first_batch();
-    world.fail("n1", FailureCode::HookFailed);
-    world.settle();
-    assert!(world.phase() == P::RollingBack && world.pass(DEADLINE - Duration::from_secs(1)).state.is_some());
-    world.pass(Duration::from_secs(1));
-    assert_eq!(world.phase(), P::Halted);
-    assert!(world.state().reason.contains("n1 did not return"), "{}", world.state().reason);
-}
-
-#[test]
-fn the_policy_may_leave_everything_as_it_is() {
-    let mut world = second_release();
-    world.policy().on_failure = OnFailure::Halt;
-    world.settle();
-    world.obey_all();
-    world.settle();
-    world.fail("n1", FailureCode::HookFailed);
-    world.settle();
-    assert_eq!(world.phase(), P::Halted);
-    assert_eq!((world.desired("n1").run, world.desired("n2").run, world.desired("n2").stage), (Seq(2), Seq(1), None));
-}
-
-#[test]
 fn an_abort_takes_back_what_was_told() {
     let mut world = first_batch();
     world.obey("n1");
@@ -98,22 +54,6 @@ fn a_wish_for_another_rollout_is_not_obeyed() {
     world.fleet.apps.get_mut(&world.name).and_then(|a| a.wish.as_mut()).expect("wish").rollout = "other".parse().expect("id");
     world.settle();
     assert_eq!(world.phase(), P::Running);
-}
-
-#[test]
-fn the_very_first_release_tells_waiting_servers_to_run_nothing_yet_and_halts_when_it_fails() {
-    let mut world = World::empty(2);
-    world.publish(1);
-    world.settle();
-    let told = world.desired("n2");
-    assert_eq!((told.run, told.stage), (Seq(0), Some(Seq(1))));
-    world.obey_all();
-    world.settle();
-    world.fail("n1", FailureCode::HookFailed);
-    world.settle();
-    assert_eq!((world.phase(), world.desired("n1").run), (P::Halted, Seq(1)), "there is nothing to go back to");
-    assert!(world.state().reason.contains("no release to go back to"), "{}", world.state().reason);
-    assert_eq!(world.desired("n2").run, Seq(0), "n2 was not told");
 }
 
 #[test]

@@ -27,17 +27,6 @@ fn a_failed_migration_ends_the_rollout() {
 }
 
 #[test]
-fn no_way_back_past_an_irreversible_migration() {
-    let mut world = first_batch();
-    world.facts_mut(2).reversible = false;
-    world.task(2, "before", TaskState::Succeeded, "n1");
-    world.fail("n1", FailureCode::Unhealthy);
-    world.settle();
-    assert_eq!((world.phase(), world.desired("n1").run), (P::Halted, Seq(2)));
-    assert!(world.state().reason.contains("no way back"));
-}
-
-#[test]
 fn an_abort_past_an_irreversible_migration_halts() {
     let mut world = first_batch();
     world.facts_mut(2).reversible = false;

@@ -3,78 +3,12 @@
 use super::*;
 
 #[test]
-fn a_batch_has_a_deadline() {
-    let mut world = first_batch();
-    world.pass(DEADLINE - Duration::from_secs(1));
-    assert_eq!(world.phase(), P::Running);
-    world.pass(Duration::from_secs(1));
-    assert_eq!((world.phase(), world.target("n1").outcome), (P::RollingBack, Outcome::Failed));
-}
-
-#[test]
-fn staging_has_a_deadline() {
-    let mut world = second_release();
-    world.settle();
-    world.obey("n1");
-    world.obey("n2");
-    world.pass(DEADLINE);
-    assert_eq!((world.phase(), world.target("n3").outcome), (P::RolledBack, Outcome::Failed));
-}
-
-#[test]
-fn migration_time_does_not_count() {
-    let mut world = first_batch();
-    world.task(2, "before", TaskState::Claimed, "n1");
-    world.status_mut("n1").step = Step::Migrating;
-    world.settle();
-    world.pass(DEADLINE * 3);
-    world.pass(DEADLINE * 3);
-    assert_eq!(world.phase(), P::Running);
-    world.task(2, "before", TaskState::Succeeded, "n1");
-    world.status_mut("n1").step = Step::Switching;
-    world.pass(Duration::from_secs(1));
-    world.pass(DEADLINE);
-    assert_eq!(world.phase(), P::RollingBack);
-}
-
-#[test]
 fn waiting_for_a_migration_that_nobody_claims_does_count() {
     let mut world = first_batch();
     world.status_mut("n1").step = Step::WaitingForMigration;
     world.settle();
     world.pass(DEADLINE);
     assert_eq!(world.phase(), P::RollingBack);
-}
-
-#[test]
-fn pause_time_does_not_count_and_opens_nothing() {
-    let mut world = first_batch();
-    world.wish(Verb::Pause);
-    world.settle();
-    world.pass(DEADLINE * 2);
-    world.obey("n1");
-    world.settle();
-    world.pass(BAKE);
-    assert_eq!((world.phase(), world.running_orders(2)), (P::Running, vec!["n1"]));
-    world.wish(Verb::Resume);
-    world.settle();
-    assert_eq!(world.running_orders(2), ["n1", "n2"]);
-}
-
-#[test]
-fn an_interrupted_bake_begins_again_in_full() {
-    let mut world = first_batch();
-    world.obey("n1");
-    world.settle();
-    world.pass(BAKE / 2);
-    world.status_mut("n1").health = HealthState::Unhealthy;
-    world.settle();
-    world.status_mut("n1").health = HealthState::Healthy;
-    world.settle();
-    world.pass(BAKE / 2);
-    assert_eq!(world.running_orders(2), ["n1"]);
-    world.pass(BAKE / 2);
-    assert_eq!(world.running_orders(2), ["n1", "n2"]);
 }
 
 #[test]
