@@ -3,7 +3,7 @@
 use coord_proto::ids::NodeName;
 use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, Target};
 
-use super::progress::{self, Look};
+use super::progress::{self, Look, Turn};
 use super::roster::Roster;
 use super::{Decision, PlanInput, Timers, begin, budget, names, release_words, tell};
 use crate::view::{App, ManifestFacts, Node};
@@ -98,10 +98,13 @@ impl<'a> Course<'a> {
         }
         let looks: Vec<Look> = self.servers().map(|server| self.look(server)).collect();
         let open = self.state.batch;
-        let running = self.state.phase != RolloutPhase::Staging;
+        let turn = match self.state.phase {
+            RolloutPhase::Staging => Turn::Elsewhere,
+            RolloutPhase::Running => Turn::Open,
+            _ => Turn::Held,
+        };
         for (target, look) in self.state.targets.iter_mut().zip(&looks) {
-            let is_open = running && target.batch == open;
-            target.outcome = progress::outcome(target, look, is_open);
+            target.outcome = progress::outcome(target, look, if target.batch == open { turn } else { Turn::Elsewhere });
         }
     }
 

@@ -40,7 +40,9 @@ pub fn look(input: &PlanInput<'_>, state: &RolloutState, facts: &ManifestFacts, 
     if target.told && runs && settled(status.step) {
         let restart = slot.desired.as_ref().map_or(0, |d| d.restart);
         match works(status, facts) {
-            Some(true) if status.failure.is_none() && status.restarted >= restart => return Look::Done,
+            Some(true) if status.failure.is_none() && status.restarted >= restart => {
+                return if node.present { Look::Done } else { Look::Gone };
+            }
             Some(false) => return Look::Unhealthy,
             _ => {}
         }
@@ -91,11 +93,25 @@ pub fn in_migration(input: &PlanInput<'_>, node: &NodeName) -> bool {
     status.is_some_and(|s| matches!(s.step, Step::Migrating | Step::WaitingForMigration))
 }
 
-/// The outcome that follows. `open`: the target's batch is the open one.
-pub fn outcome(target: &Target, look: &Look, open: bool) -> Outcome {
+/// Where the batch of a target stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It is the open one, and works or bakes.
+    Open,
+    /// It is the open one, and a person decides how it goes on.
+    Held,
+    /// It has not opened, or another one has since.
+    Elsewhere,
+}
+
+/// The outcome that follows.
+pub fn outcome(target: &Target, look: &Look, turn: Turn) -> Outcome {
+    let open = turn != Turn::Elsewhere;
     match (look, target.outcome) {
         (Look::Done, _) => Outcome::Done,
         (Look::Failed, _) => Outcome::Failed,
+        // Its batch must stay healthy while it bakes, and nobody knows that of it.
+        (Look::Gone, Outcome::Done) if turn == Turn::Open => Outcome::Unreachable,
         // A server that did its part and went away since is no reason to stop.
         (Look::Gone, was @ (Outcome::Done | Outcome::Failed)) => was,
         (Look::Gone, _) => Outcome::Unreachable,

@@ -261,13 +261,27 @@ fn max_unreachable_return() {
 }
 
 #[test]
-fn max_unreachable_done() {
-    let mut world = opened("max_unreachable_done", 2);
+fn max_unreachable_bake() {
+    let mut world = opened("max_unreachable_bake", 2);
     done(&mut world, "n1");
     is_away(&mut world, "n1");
-    assert_eq!((world.phase(), world.target("n1").outcome), (P::Running, Outcome::Done));
-    world.pass(BAKE);
-    assert_eq!(world.running_orders(2), ["n1", "n2"]);
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::RolledBack, Outcome::Unreachable));
+
+    let mut world = opened("max_unreachable_bake", 2);
+    passes(&mut world, "n1");
+    is_away(&mut world, "n1");
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::Running, Outcome::Done), "another batch is the open one");
+
+    let mut world = World::with_stable(2);
+    world.publish(2);
+    *world.policy() = policy("max_unreachable_bake");
+    world.policy().promote = Promote::Manual;
+    world.settle();
+    world.obey_all();
+    world.settle();
+    passes(&mut world, "n1");
+    is_away(&mut world, "n1");
+    assert_eq!((world.phase(), world.target("n1").outcome), (P::AwaitingPromotion, Outcome::Done), "it is baked");
 }
 
 #[test]

@@ -460,9 +460,9 @@ fn a_retry_does_not_count_on_a_server_that_went_away_on_the_way_back() {
     world.settle();
     ["n1", "n3"].iter().for_each(|n| world.obey(n));
     world.settle();
-    world.vanish("n3");
     world.fail("n2", FailureCode::HookFailed);
     world.settle();
+    world.vanish("n3");
     world.obey_all();
     world.settle();
     assert_eq!((world.phase(), world.target("n3").outcome), (P::RolledBack, Outcome::Done));
