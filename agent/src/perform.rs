@@ -217,7 +217,7 @@ impl Performer {
             Err(HookError::Cancelled { .. }) => Err(NotDone::Interrupted),
             Err(e) => {
                 if phase == HookPhase::Cleanup {
-                    warn!("{}: {} serves, but its {}", job.app, manifest.release, inline(&e));
+                    warn!("{}: {} serves, but {}", job.app, manifest.release, inline(&e));
                 }
                 let mut failure = failure(manifest.seq, step_of(phase), e.code(), &e);
                 failure.log_tail = e.log_tail().to_owned();
