@@ -54,6 +54,9 @@ impl Machine {
             Some((_, failure)) if Some(failure.seq) == left && failure.seq != now.seq => failure.fell_back = true,
             failure => *failure = None,
         }
+        if let Some(left) = activity.previous.as_ref().filter(|p| p.seq > now.seq) {
+            self.doubt(left);
+        }
         let adopted = activity.previous.filter(|p| p.seq == Seq(0));
         let good = adopted.or(self.journal.last_healthy.take()).filter(|g| g.release != now.release);
         self.journal.previous_good = good.or(self.journal.previous_good.take());
@@ -68,6 +71,13 @@ impl Machine {
         self.journal.last_healthy = Some(now);
         self.journal.health = HealthState::Healthy;
         self.prune_due = true;
+    }
+
+    /// It worked here, and the fleet was taken back from it all the same: it must not push a good one out.
+    fn doubt(&mut self, left: &Running) {
+        if let Some(facts) = self.journal.releases.get_mut(&left.release).filter(|f| f.outcome == ReleaseOutcome::Good) {
+            facts.outcome = ReleaseOutcome::Staged;
+        }
     }
 
     fn returned(&mut self) {

@@ -283,6 +283,17 @@ fn protected_releases_are_never_offered_for_pruning() {
 }
 
 #[test]
+fn what_the_fleet_was_taken_back_from_counts_as_good_no_more() {
+    let mut m = deployed(1);
+    for (run, generation, expected) in [(2, 2, ReleaseOutcome::Good), (1, 3, ReleaseOutcome::Staged), (2, 4, ReleaseOutcome::Good)] {
+        let first = m.handle(Event::GoalSeen(goal(run, None, generation)));
+        play(&mut m, first);
+        assert_eq!(m.status(0).running.map(|r| r.seq), Some(Seq(run)));
+        assert_eq!(m.journal().releases[&"r2".parse::<ReleaseId>().expect("release")].outcome, expected, "while {run} runs");
+    }
+}
+
+#[test]
 fn what_was_pruned_is_forgotten() {
     let mut m = deployed(1);
     let first = m.handle(Event::GoalSeen(goal(2, None, 2)));
