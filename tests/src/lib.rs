@@ -14,6 +14,7 @@ pub mod wait;
 pub mod mootube;
 
 pub mod bucket;
+pub mod faulty;
 pub mod fleet;
 pub mod links;
 pub mod replicas;
