@@ -12,9 +12,18 @@ use coord_proto::report::Step;
 use coord_proto::rollout::{Outcome, RolloutPhase, StableRecord};
 use coord_proto::store::Store as _;
 use coord_tests::fleet::{APP, Fleet, app};
+use coord_tests::mootube::Tree;
 use coord_tests::wait::until;
 
 const TWO: [&str; 2] = ["web-1", "web-2"];
+const TEN: [&str; 10] = ["web-1", "web-2", "web-3", "web-4", "web-5", "web-6", "web-7", "web-8", "web-9", "web-10"];
+
+/// Ten servers on release `one`; the next release comes to web-1 first, and then to all others.
+fn ten_on_release_one() -> Result<(Fleet, Tree)> {
+    let (fleet, tree) = Fleet::on_release_one(&TEN)?;
+    tree.edit_deploy_file("serial = 1", "serial = [1, \"100%\"]")?;
+    Ok((fleet, tree))
+}
 
 /// The audit trail: who said what, and why.
 fn events(fleet: &Fleet) -> Result<Vec<String>> {
@@ -34,14 +43,14 @@ fn steps_since(fleet: &Fleet, name: &str, before: usize) -> Vec<String> {
 
 #[test]
 fn a_canary_waits_for_its_promotion() -> Result<()> {
-    let (fleet, tree) = Fleet::on_release_one(&TWO)?;
-    tree.edit_deploy_file("serial = 1", "serial = 1\npromote = \"manual\"")?;
+    let (fleet, tree) = ten_on_release_one()?;
+    tree.edit_deploy_file("bake ", "promote = \"manual\"\nbake ")?;
     let nothing = fleet.coordctl(&["rollout", "promote", APP])?.expect_code(3)?;
     ensure!(nothing.says("nothing of mootube is being rolled out") && nothing.says("hint:"), "{nothing:?}");
     let publishing = fleet.start_publish(tree.path(), "two", &["-m", "the new theme"])?;
     fleet.wait_rollout("the canary waits", |s| s.phase == RolloutPhase::AwaitingPromotion)?;
     fleet.expect_serves("web-1", "two")?;
-    fleet.expect_serves("web-2", "one")?;
+    TEN[1..].iter().try_for_each(|name| fleet.expect_serves(name, "one"))?;
     let status = fleet.coordctl(&["rollout", "status", APP])?.expect_code(0)?;
     ensure!(status.says("because: the new theme") && status.says("type: coordctl rollout promote mootube"), "{status:?}");
     let promoted = fleet.coordctl(&["rollout", "promote", APP, "-m", "looks well"])?.expect_code(0)?;
@@ -59,7 +68,7 @@ fn a_canary_waits_for_its_promotion() -> Result<()> {
 
 #[test]
 fn a_pause_outlives_the_coordinator() -> Result<()> {
-    let (mut fleet, tree) = Fleet::on_release_one(&TWO)?;
+    let (mut fleet, tree) = ten_on_release_one()?;
     fleet.hold("web-1", "two.restart.1")?;
     let publishing = fleet.start_publish(tree.path(), "two", &[])?;
     fleet.wait_status("web-1", "restarts", |s| s.step == Step::Restarting)?;
@@ -73,19 +82,20 @@ fn a_pause_outlives_the_coordinator() -> Result<()> {
     fleet.start_coordinator()?;
     fleet.wait_rollout("the first batch is done", |s| s.targets[0].outcome == Outcome::Done)?;
     // By the time that another server has come, made it ready and been left out again, the batch has baked long since.
-    fleet.add_nodes(&["web-3"])?;
-    fleet.wait_status("web-3", "has it ready", |s| s.staged == Some(Seq(2)))?;
-    fleet.coordctl(&["node", "cordon", "web-3"])?.expect_code(0)?;
-    let state = fleet.wait_rollout("web-3 is left out", |s| s.targets.len() == 2)?;
+    fleet.add_nodes(&["web-11"])?;
+    fleet.wait_status("web-11", "has it ready", |s| s.staged == Some(Seq(2)))?;
+    fleet.coordctl(&["node", "cordon", "web-11"])?.expect_code(0)?;
+    let state = fleet.wait_rollout("web-11 is left out", |s| s.targets.len() == 10)?;
     ensure!(state.paused && state.batch == 0, "{state:?}");
     fleet.expect_serves("web-1", "two")?;
     let again = fleet.coordctl(&["rollout", "pause", APP])?.expect_code(0)?;
     ensure!(again.says("was paused already by tester@"), "{again:?}");
-    ensure!(!fleet.steps("web-2").iter().any(|s| s == "two.drain.1"), "{:?}", fleet.steps("web-2"));
+    for name in &TEN[1..] {
+        ensure!(!fleet.steps(name).iter().any(|s| s == "two.drain.1"), "{name}: {:?}", fleet.steps(name));
+    }
     fleet.coordctl(&["rollout", "resume", APP])?.expect_code(0)?;
     publishing.wait()?.expect_code(0)?;
-    fleet.expect_serves("web-1", "two")?;
-    fleet.expect_serves("web-2", "two")
+    TEN.iter().try_for_each(|name| fleet.expect_serves(name, "two"))
 }
 
 #[test]
@@ -221,7 +231,7 @@ fn past_an_irreversible_migration_only_force_goes_back() -> Result<()> {
 
 #[test]
 fn a_superseded_server_finishes_its_step_and_jumps() -> Result<()> {
-    let (fleet, tree) = Fleet::on_release_one(&TWO)?;
+    let (fleet, tree) = ten_on_release_one()?;
     fleet.hold("web-1", "two.drain.1")?;
     let first = fleet.start_publish(tree.path(), "two", &[])?;
     fleet.wait_status("web-1", "drains", |s| s.step == Step::Draining)?;
@@ -241,7 +251,9 @@ fn a_superseded_server_finishes_its_step_and_jumps() -> Result<()> {
     let order = (done("two.undrain.1"), done("three.drain.1"));
     ensure!(matches!(order, (Some(end), Some(jump)) if end < jump), "{steps:?}");
     ensure!(!steps[since..].iter().any(|s| s.starts_with("one.")), "it did not go back in between: {steps:?}");
-    ensure!(!fleet.steps("web-2").iter().any(|s| s == "two.drain.1"), "web-2 never ran it: {:?}", fleet.steps("web-2"));
+    for name in &TEN[1..] {
+        ensure!(!fleet.steps(name).iter().any(|s| s == "two.drain.1"), "{name} never ran it: {:?}", fleet.steps(name));
+    }
     Ok(())
 }
 

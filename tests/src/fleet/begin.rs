@@ -14,7 +14,7 @@ impl Fleet {
         let mut fleet = Self::start_with(sqlite_in)?;
         fleet.add_nodes(names)?;
         let tree = fleet.quick_tree()?;
-        fleet.publish(tree.path(), "one", &[])?.expect_code(0)?;
+        fleet.publish(tree.path(), "one", &["--serial", "100%"])?.expect_code(0)?;
         Ok((fleet, tree))
     }
 
