@@ -1,8 +1,10 @@
-use coord_proto::ids::{Generation, NodeName, Seq};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use coord_proto::ids::{Generation, NodeName, Revision, Seq};
 use coord_proto::labels::Labels;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::mirror::follow;
-use coord_proto::store::{Store, Transaction};
+use coord_proto::store::{Identity, LeaseId, Listing, Outcome, Reading, Store, Transaction, Watch};
 use coord_proto::trust::Trust;
 
 use super::*;
@@ -24,9 +26,14 @@ const TRUST: &str =
     "version = 1\nenvironment = \"e\"\nthreshold = 1\nkeys = [\"RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\"]\n";
 
 fn bench() -> Bench {
-    let (store, keys, stop) = (MemoryStore::new(), KeySpace::default(), CancellationToken::new());
+    let (store, keys) = (MemoryStore::new(), KeySpace::default());
+    bench_on(store.clone(), keys, Arc::new(store))
+}
+
+/// `shared` is how the source sees `store`.
+fn bench_on(store: MemoryStore, keys: KeySpace, shared: SharedStore) -> Bench {
+    let stop = CancellationToken::new();
     let node: NodeName = "web-1".parse().expect("node");
-    let shared: SharedStore = Arc::new(store.clone());
     let mirror = follow(shared.clone(), keys.desired(&node), stop.clone());
     let (sender, goals) = mpsc::channel(16);
     let dir = tempfile::tempdir().expect("dir");
@@ -35,6 +42,53 @@ fn bench() -> Bench {
     let unled = Unled::new(node.clone(), Labels::new(), vec![], manifests, Duration::from_secs(15));
     tokio::spawn(Source { store: shared, keys: keys.clone(), mirror, unled, goals: sender, stop: stop.clone() }.run());
     Bench { store, keys, node, goals, _stop: stop.drop_guard(), _dir: dir }
+}
+
+/// A store whose lists and watches work, and whose reads do not.
+struct ReadsFail {
+    store: MemoryStore,
+    failing: AtomicBool,
+    tries: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Store for ReadsFail {
+    async fn read(&self, key: &str) -> Result<Reading, StoreError> {
+        if !self.failing.load(Ordering::SeqCst) {
+            return self.store.read(key).await;
+        }
+        // Each look reads `stable` and the spec: one of them is counted.
+        self.tries.fetch_add(u32::from(key.ends_with("/stable")), Ordering::SeqCst);
+        Err(StoreError::Unavailable { doing: format!("reading {key}"), source: None })
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.store.list(prefix).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, from).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
+        self.store.commit(transaction).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
+        self.store.renew(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+
+    async fn identity(&self) -> Result<Identity, StoreError> {
+        self.store.identity().await
+    }
 }
 
 impl Bench {
@@ -145,12 +199,19 @@ async fn an_app_that_cannot_be_read_holds_up_no_other() {
 async fn a_restored_store_gives_no_goals() {
     let mut bench = bench();
     let node = bench.node.clone();
-    bench.tell(&node, "a", 2).await;
-    bench.next().await;
+    for run in [1, 2, 3] {
+        bench.tell(&node, "a", run).await;
+        bench.next().await;
+    }
     bench.store.set_offline(true);
     tokio::time::sleep(Duration::from_secs(1)).await;
     bench.store.forget_everything();
+    // It counts from the beginning again, and what is read there now is of another past.
+    let key = bench.keys.key(&Key::Stable("a".parse().expect("app")));
+    let elsewhere = Transaction::new().put(key, r#"{"version":1,"seq":5,"release":"r5"}"#);
+    bench.store.another_client().commit(elsewhere).await.expect("put");
     bench.store.set_offline(false);
+    bench.nothing_more().await;
     bench.tell(&node, "a", 1).await;
     bench.nothing_more().await;
 }
@@ -166,6 +227,22 @@ async fn a_store_that_is_away_is_asked_again() {
     bench.nothing_more().await;
     bench.store.set_offline(false);
     assert_eq!(bench.next().await, ("a".into(), 4));
+}
+
+/// The watch is fine, and reads fail: they are tried again, more and more rarely.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_fails_is_tried_again_after_growing_waits() {
+    let (store, keys) = (MemoryStore::new(), KeySpace::default());
+    let reads = Arc::new(ReadsFail { store: store.clone(), failing: true.into(), tries: 0.into() });
+    let mut bench = bench_on(store, keys, reads.clone());
+    let node = bench.node.clone();
+    bench.tell(&node, "a", 4).await;
+    bench.nothing_more().await;
+    // Full jitter below 0.1, 0.2, … 10 s, never under a tenth of it: in a minute 60 at the very most, and 8 at least.
+    let tries = reads.tries.load(Ordering::SeqCst);
+    assert!((8..=60).contains(&tries), "{tries} tries in a minute");
+    reads.failing.store(false, Ordering::SeqCst);
+    assert_eq!(bench.next().await, ("a".into(), 4), "nothing changed but that reads work again");
 }
 
 /// `stable` went on while it was cordoned, or it was cordoned after the coordinator died.
