@@ -27,9 +27,13 @@ fn bench() -> Bench {
 }
 
 fn manifest(environment: &str) -> Vec<u8> {
+    manifest_of("a", SEQ, environment)
+}
+
+fn manifest_of(app: &str, seq: Seq, environment: &str) -> Vec<u8> {
     let digest = coord_proto::ids::Digest::of(b"x");
     format!(
-        r#"{{"version":1,"app":"a","environment":"{environment}","release":"r3","seq":3,"floor":1,"created":1,"revision":"x",
+        r#"{{"version":1,"app":"{app}","environment":"{environment}","release":"r3","seq":{seq},"floor":1,"created":1,"revision":"x",
         "artifact":{{"digest":"{digest}","compression":"zstd","size":1,"unpacked_size":1,"entries":1,"piece_size":4194304,"pieces":["{digest}"]}}}}"#
     )
     .into_bytes()
@@ -97,7 +101,9 @@ async fn a_damaged_or_planted_copy_is_read_again_from_the_store() {
     bench.load().await.expect("kept");
     let good = std::fs::read(bench.kept()).expect("a copy");
     let foreign = KeyPair::generate_unencrypted_keypair().expect("a key pair");
-    for copy in [good[..good.len() - 1].to_vec(), vec![], bench.signed(&foreign, manifest("production"))] {
+    let other_seq = bench.signed(&bench.key, manifest_of("a", Seq(2), "production"));
+    let other_app = bench.signed(&bench.key, manifest_of("b", SEQ, "production"));
+    for copy in [good[..good.len() - 1].to_vec(), vec![], bench.signed(&foreign, manifest("production")), other_seq, other_app] {
         std::fs::write(bench.kept(), copy).expect("damaged");
         bench.store.set_offline(true);
         assert!(bench.load().await.is_err(), "the copy is as good as none");
