@@ -140,11 +140,9 @@ impl Course<'_> {
         if self.state.targets.iter().all(stays) {
             return self.end(RolloutPhase::Aborted, reason);
         }
-        if self.nowhere_to_go() {
-            return self.end(RolloutPhase::Halted, format!("{reason}; there is no release to go back to, so the servers stay as they are"));
-        }
         self.state.aborted = true;
-        self.turn_back(&reason, &format!("was {reason}; what was told goes back"));
+        let then = if self.nowhere_to_go() { "there is no release to go back to" } else { "what was told goes back" };
+        self.turn_back(&reason, &format!("was {reason}; {then}"));
     }
 
     /// Why nothing rolls back by itself, if so.
@@ -156,13 +154,18 @@ impl Course<'_> {
         (told && self.app.bars_rollback(self.facts)).then(|| "its migration has no way back, so the servers stay as they are".to_owned())
     }
 
-    /// Waits until every told server is back.
+    /// Waits until every told server is back; one that has nothing to go back to, until it has finished its step.
     pub fn advance_rollback(&mut self) {
         let looks: Vec<Look> = self.servers().map(|(target, node)| self.back(target, node)).collect();
-        let mut lost = Vec::new();
-        let mut busy = Vec::new();
+        let (mut lost, mut busy, mut stay) = (Vec::new(), Vec::new(), Vec::new());
         for (target, look) in self.state.targets.iter_mut().zip(looks) {
             match look {
+                Look::Done | Look::Unhealthy if target.prior.0 == 0 => {
+                    stay.push(target.node.to_string());
+                    if target.outcome == Outcome::Pending {
+                        target.outcome = if look == Look::Done { Outcome::Done } else { Outcome::Failed };
+                    }
+                }
                 Look::Done if matches!(target.outcome, Outcome::Pending | Outcome::Done) => target.outcome = Outcome::RolledBack,
                 Look::Failed => lost.push(target.node.to_string()),
                 Look::Busy | Look::Unhealthy => busy.push(target.node.to_string()),
@@ -176,7 +179,11 @@ impl Course<'_> {
         if !busy.is_empty() {
             return;
         }
-        let reason = self.state.reason.clone();
+        let mut reason = self.state.reason.clone();
+        if !stay.is_empty() {
+            let verb = if stay.len() == 1 { "stays" } else { "stay" };
+            reason = format!("{reason}; with nothing to go back to, {} {verb} on release {}", names::short(&stay), self.state.release);
+        }
         if lost.is_empty() {
             let phase = if self.state.aborted { RolloutPhase::Aborted } else { RolloutPhase::RolledBack };
             self.end(phase, reason);
@@ -189,6 +196,7 @@ impl Course<'_> {
         match (target.told, target.prior.0) {
             // Never touched.
             (false, _) => Look::Staged,
+            (true, 0) if self.state.aborted => progress::stayed(self.input, &self.state, node),
             // Nothing to go back to: it stays with a release that did not work.
             (true, 0) => Look::Failed,
             (true, _) => progress::returned(self.input, &self.state, target, node),

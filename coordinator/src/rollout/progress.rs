@@ -63,7 +63,7 @@ fn counts(failure: &Failure) -> bool {
 }
 
 /// Not in the middle of a switch: before its probe, `health` may still speak of the release before, and until it is undrained it serves nobody.
-fn settled(step: Step) -> bool {
+pub fn settled(step: Step) -> bool {
     !matches!(
         step,
         Step::Migrating
@@ -139,5 +139,21 @@ pub fn returned(input: &PlanInput<'_>, state: &RolloutState, target: &Target, no
         }
         Some(s) if settled(s.step) && s.failure.as_ref().is_some_and(counts) => Look::Failed,
         Some(_) => absent,
+    }
+}
+
+/// Where a told server with nothing to go back to has come to rest: `Done` or `Unhealthy` on the release, which it had
+/// switched to or finished switching to; `Staged` without it.
+pub fn stayed(input: &PlanInput<'_>, state: &RolloutState, node: Option<&Node>) -> Look {
+    let Some(node) = node else { return Look::Gone };
+    let absent = if node.present { Look::Busy } else { Look::Gone };
+    let Some(slot) = node.apps.get(input.name).filter(|s| !s.unreadable) else { return absent };
+    // The record that called it back takes the right to migrate.
+    let called = slot.desired.as_ref().is_some_and(|d| !d.may_migrate);
+    match answer(slot, state).filter(|s| called && s.step == Step::Idle) {
+        None => absent,
+        Some(_) if !slot.runs(state.seq) => Look::Staged,
+        Some(s) if s.health == HealthState::Unhealthy => Look::Unhealthy,
+        Some(_) => Look::Done,
     }
 }

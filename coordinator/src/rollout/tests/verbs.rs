@@ -154,16 +154,75 @@ fn an_abort_past_a_migration_without_a_way_back_leaves_the_servers() {
     assert!(world.state().reason.contains("no way back"), "{}", world.state().reason);
 }
 
-#[test]
-fn an_abort_of_the_very_first_release_has_nowhere_to_go_back_to() {
-    let mut world = World::empty(2);
+/// The very first release, told to n1 and n2 of three; both are at this step.
+fn first_release_at(step: Step) -> World {
+    let mut world = World::empty(3);
     world.publish(1);
+    world.policy().serial = "2".parse().expect("serial");
     world.settle();
     world.obey_all();
     world.settle();
+    for name in ["n1", "n2"] {
+        let generation = world.desired(name).generation;
+        let status = world.status_mut(name);
+        (status.step, status.generation, status.running) = (step, generation, None);
+    }
+    world
+}
+
+/// The server is idle, told to run nothing, and runs nothing.
+fn rests_without(world: &mut World, name: &str) {
+    let generation = world.desired(name).generation;
+    let status = world.status_mut(name);
+    (status.step, status.generation, status.running) = (Step::Idle, generation, None);
+}
+
+#[test]
+fn an_abort_of_the_very_first_release_calls_back_whoever_has_not_switched() {
+    let mut world = first_release_at(Step::Preparing);
     world.wish(V::Abort);
     world.settle();
-    assert_eq!((world.phase(), run(&world, "n1")), (P::Halted, Seq(1)));
+    assert_eq!((world.phase(), run(&world, "n1"), run(&world, "n2")), (P::RollingBack, Seq(0), Seq(0)));
+    assert_eq!((world.desired("n1").may_migrate, world.desired("n3").stage), (false, None));
+    rests_without(&mut world, "n1");
+    world.settle();
+    assert_eq!(world.phase(), P::RollingBack, "n2 is still at its step");
+    rests_without(&mut world, "n2");
+    world.settle();
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Aborted, "aborted by ann"));
+    assert_eq!((run(&world, "n1"), world.target("n1").outcome, world.stable()), (Seq(0), Outcome::Pending, None));
+    world.publish(2);
+    drive(&mut world);
+    assert_eq!((world.phase(), world.running_orders(2).len()), (P::Succeeded, 3), "the next one is not held up");
+}
+
+#[test]
+fn an_abort_of_the_very_first_release_leaves_a_server_on_it_that_has_switched_or_finishes_that() {
+    let mut world = first_release_at(Step::Draining);
+    world.obey("n1");
+    world.wish(V::Abort);
+    world.settle();
+    assert_eq!((world.phase(), run(&world, "n1"), run(&world, "n2")), (P::RollingBack, Seq(1), Seq(0)));
+    let on_one = world.status_mut("n1").running.clone();
+    world.obey("n1");
+    // The step that it was at was the switch: its end is that it runs the release, and it does nothing more.
+    rests_without(&mut world, "n2");
+    world.status_mut("n2").running = on_one;
+    world.settle();
+    let stays = "aborted by ann; with nothing to go back to, n1, n2 stay on release r1";
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Aborted, stays));
+    assert_eq!((run(&world, "n1"), run(&world, "n2"), run(&world, "n3")), (Seq(1), Seq(0), Seq(0)));
+    assert_eq!((world.target("n1").outcome, world.target("n2").outcome), (Outcome::Done, Outcome::Done));
+}
+
+#[test]
+fn an_abort_of_the_very_first_release_waits_no_longer_than_a_batch_for_a_step_to_end() {
+    let mut world = first_release_at(Step::Restarting);
+    world.vanish("n2");
+    world.wish(V::Abort);
+    world.settle();
+    world.pass(DEADLINE);
+    assert_eq!((world.phase(), world.state().reason.as_str()), (P::Halted, "aborted by ann; n1 did not return"));
 }
 
 /// Releases 1, 2 and 3 were rolled out, one after the other.
