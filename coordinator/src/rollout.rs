@@ -103,7 +103,11 @@ pub fn plan(input: &PlanInput<'_>) -> Decision {
         return blocked("a record of its rollout cannot be read");
     }
     let mut decision = match &app.spec {
-        None => Decision { desired: tell::newcomers(input, app, &Roster::of(&input.fleet.nodes, &[]), None), ..Decision::default() },
+        None => {
+            let roster = Roster::of(&input.fleet.nodes, &[]);
+            let outside = tell::Outside { roster: &roster, moved: None, serial: None };
+            Decision { desired: tell::newcomers(input, app, &outside), ..Decision::default() }
+        }
         Some(spec) => match app.manifests.get(&spec.seq) {
             None => blocked(&format!("the manifest {} of rollout {} is missing or cannot be read", spec.seq, spec.id)),
             Some(_) if app.state.as_ref().is_some_and(|s| s.id == spec.id && s.phase == RolloutPhase::Unknown) => {

@@ -4,12 +4,12 @@ use coord_proto::desired::Desired;
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::migration::Phase;
 use coord_proto::report::Step;
-use coord_proto::rollout::{Outcome, RolloutPhase, StableRecord, Target, Verdict};
+use coord_proto::rollout::{Outcome, RolloutPhase, Serial, StableRecord, Target, Verdict};
 
 use super::course::Course;
 use super::roster::Roster;
-use super::{PlanInput, batches};
-use crate::view::{App, Node, NodeApp};
+use super::{PlanInput, batches, progress};
+use crate::view::{App, ManifestFacts, Node, NodeApp};
 
 /// The part of a desired record that a rollout decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +23,18 @@ struct Order {
 /// Desired records that differ from what they should be: the targets', and everybody else's.
 pub(super) fn all(course: &Course<'_>) -> Vec<Desired> {
     let mut written = targets(course);
-    written.extend(newcomers(course.input, course.app, &course.roster, moved(course)));
+    let outside = Outside { roster: &course.roster, moved: moved(course), serial: Some(&course.spec.policy.serial) };
+    written.extend(newcomers(course.input, course.app, &outside));
     written
+}
+
+/// How servers that are in no rollout are looked at.
+pub(super) struct Outside<'a> {
+    pub roster: &'a Roster<'a>,
+    /// `stable`, if it moves in this very pass.
+    pub moved: Option<&'a StableRecord>,
+    /// How many of those that must leave a release above `stable` may be on their way at a time; none: one.
+    pub serial: Option<&'a Serial>,
 }
 
 fn targets(course: &Course<'_>) -> Vec<Desired> {
@@ -165,11 +175,44 @@ fn stable_of<'a>(app: &'a App, moved: Option<&'a StableRecord>) -> Option<&'a St
 }
 
 /// Servers outside the rollout: they take `stable`, and wait for migrations without claiming them.
-pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, roster: &Roster<'_>, moved: Option<&StableRecord>) -> Vec<Desired> {
-    let Some(stable) = stable_of(app, moved) else { return Vec::new() };
+///
+/// Who must leave a release above it, because that halted or was superseded, serves meanwhile: only so many at a time, or a
+/// `--limit` rollout would restart all others at once.
+pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, outside: &Outside<'_>) -> Vec<Desired> {
+    let Some(stable) = stable_of(app, outside.moved) else { return Vec::new() };
     let Some(facts) = app.manifests.get(&stable.seq) else { return Vec::new() };
-    let nodes = roster.others.iter().filter(|(_, n)| batches::matches(input, facts, n));
-    nodes.filter_map(|&server| take_stable(input, app, server, stable)).collect()
+    let mut room = None;
+    let tell = |&(name, node): &(&NodeName, &Node)| {
+        let told = take_stable(input, app, (name, node), stable)?;
+        if must_leave(node.apps.get(input.name), stable) {
+            // One that is away is told when it is back: many that come back together would leave it together.
+            let left: &mut usize = room.get_or_insert_with(|| room_to_leave(input, facts, outside, stable));
+            *left = left.checked_sub(1).filter(|_| node.present)?;
+        }
+        Some(told)
+    };
+    outside.roster.others.iter().filter(|(_, n)| batches::matches(input, facts, n)).filter_map(tell).collect()
+}
+
+/// How many more may leave now: as many as the last batch has, less those that are on their way.
+fn room_to_leave(input: &PlanInput<'_>, facts: &ManifestFacts, outside: &Outside<'_>, stable: &StableRecord) -> usize {
+    let total = input.fleet.nodes.values().filter(|n| batches::matches(input, facts, n)).count();
+    let on_its_way = |n: &Node| n.present && n.apps.get(input.name).is_some_and(|slot| leaves(slot, stable));
+    let leaving = outside.roster.others.iter().filter(|(_, n)| on_its_way(n)).count();
+    outside.serial.map_or(1, |s| s.size(usize::MAX, total)).saturating_sub(leaving)
+}
+
+/// Does it serve with a release above `stable` that nobody moved that back from? (Else it goes by itself, told or not.)
+fn must_leave(slot: Option<&NodeApp>, stable: &StableRecord) -> bool {
+    let told = slot.and_then(|s| s.desired.as_ref()).map_or(Seq(0), |d| d.run);
+    running(slot) > stable.seq && told > stable.seq && !stable.overrules(told)
+}
+
+/// Was it told to take `stable` while it served with another one, and is not there yet?
+fn leaves(slot: &NodeApp, stable: &StableRecord) -> bool {
+    let (Some(desired), Some(status)) = (&slot.desired, &slot.status) else { return false };
+    let there = status.generation >= desired.generation && slot.runs(stable.seq) && progress::settled(status.step);
+    desired.run == stable.seq && slot.running().is_some() && !there
 }
 
 /// May a server outside the rollout keep a release above `stable`?

@@ -158,3 +158,59 @@ fn a_release_whose_migration_has_no_way_back_stays_on_the_servers_outside() {
     world.settle();
     assert_eq!(world.desired("n1").run, Seq(2));
 }
+
+/// Release 2 halted on all four servers.
+fn halted_everywhere() -> World {
+    let mut world = World::with_stable(4);
+    world.publish(2);
+    (world.policy().serial, world.policy().on_failure) = ("100%".parse().expect("serial"), OnFailure::Halt);
+    world.settle();
+    world.obey_all();
+    world.settle();
+    world.obey_all();
+    world.fail("n4", FailureCode::HookFailed);
+    world.settle();
+    assert_eq!((world.phase(), world.running_orders(2).len()), (P::Halted, 4));
+    world
+}
+
+/// `on_failure = "halt"` leaves servers on the release; a canary beside them must not restart all of them at once.
+#[test]
+fn after_a_halt_a_limited_rollout_takes_the_others_back_few_at_a_time() {
+    let mut world = halted_everywhere();
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n4".parse().expect("selector"));
+    world.settle();
+    assert_eq!((world.running_orders(2), world.running_orders(1)), (vec!["n2", "n3", "n4"], vec!["n1"]), "n4 waits for its batch");
+    let generation = world.desired("n1").generation;
+    let status = world.status_mut("n1");
+    (status.generation, status.step) = (generation, Step::Probing);
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n2", "n3", "n4"], "n1 is on its way");
+    world.obey("n1");
+    world.vanish("n2");
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n2", "n4"], "n3 is next: n2 is away");
+    world.obey("n3");
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n2", "n4"]);
+    world.come_back("n2");
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n4"]);
+    for _ in 0..3 {
+        world.obey_all();
+        world.pass(BAKE);
+        world.settle();
+    }
+    assert_eq!((world.phase(), world.running_orders(3), world.running_orders(1).len()), (P::Succeeded, vec!["n4"], 3));
+}
+
+#[test]
+fn servers_that_leave_a_halted_release_do_so_by_the_serial_of_the_rollout_that_goes_on() {
+    let mut world = halted_everywhere();
+    world.publish(3);
+    world.spec_mut().limit = Some("node=n4".parse().expect("selector"));
+    world.policy().serial = "1,50%".parse().expect("serial");
+    world.settle();
+    assert_eq!(world.running_orders(2), ["n3", "n4"], "half of four servers");
+}
