@@ -11,7 +11,7 @@ use coord_proto::migration::TaskState;
 use coord_proto::report::Step;
 use coord_proto::rollout::{Outcome, RolloutPhase, StableRecord};
 use coord_proto::store::Store as _;
-use coord_tests::fleet::{APP, Fleet, app};
+use coord_tests::fleet::{APP, Fleet, app, sqlite_in};
 use coord_tests::mootube::Tree;
 use coord_tests::wait::until;
 
@@ -121,6 +121,54 @@ fn an_abort_lets_a_server_finish_its_step_and_takes_it_back() -> Result<()> {
     let history = fleet.coordctl(&["rollout", "history", APP])?.expect_code(0)?;
     ensure!(history.out.lines().nth(1).is_some_and(|l| l.contains("two") && l.contains("aborted by tester")), "{history:?}");
     fleet.publish(tree.path(), "three", &[])?.expect_code(0)?;
+    Ok(())
+}
+
+#[test]
+fn an_abort_of_the_very_first_release_keeps_it_from_servers_that_have_not_switched() -> Result<()> {
+    let mut fleet = Fleet::start_with(sqlite_in)?;
+    fleet.add_nodes(&TWO)?;
+    let tree = fleet.quick_tree()?;
+    tree.edit_deploy_file("serial = 1", "serial = \"100%\"")?;
+    TWO.iter().try_for_each(|name| fleet.hold(name, "one.before.1"))?;
+    let publishing = fleet.start_publish(tree.path(), "one", &[])?;
+    let migrates = |name: &&str| fleet.steps(name).iter().any(|s| s == "one.before.1");
+    until("one of them migrates", || Ok(TWO.iter().any(|name| migrates(name))))?;
+    let aborting = fleet.start_coordctl(&["rollout", "abort", APP])?;
+    fleet.wait_rollout("it is aborted", |s| s.aborted && s.phase == RolloutPhase::RollingBack)?;
+    TWO.iter().try_for_each(|name| fleet.let_go(name, "one.before.1"))?;
+    aborting.wait()?.expect_code(0)?;
+    let published = publishing.wait()?.expect_code(4)?;
+    ensure!(published.says("release one aborted: aborted by tester"), "{published:?}");
+    for name in TWO {
+        let status = fleet.wait_status(name, "is idle", |s| s.step == Step::Idle)?;
+        ensure!(status.running.is_none() && !fleet.steps(name).iter().any(|s| s == "one.drain.1"), "{name}: {status:?}");
+    }
+    ensure!(fleet.currents().values().all(Option::is_none), "{:?}", fleet.currents());
+    let record = fleet.migration("one")?.context("a record")?;
+    ensure!(record.state == TaskState::Succeeded, "the step that a server was in was finished: {record:?}");
+    fleet.publish(tree.path(), "two", &[])?.expect_code(0)?;
+    fleet.expect_everywhere("two")
+}
+
+#[test]
+fn an_abort_of_the_very_first_release_leaves_it_where_it_was_switched_to_and_says_so() -> Result<()> {
+    let mut fleet = Fleet::start_with(sqlite_in)?;
+    fleet.add_nodes(&TWO)?;
+    let tree = fleet.quick_tree()?;
+    fleet.hold("web-1", "one.restart.1")?;
+    let publishing = fleet.start_publish(tree.path(), "one", &[])?;
+    fleet.wait_status("web-1", "restarts", |s| s.step == Step::Restarting)?;
+    let aborting = fleet.start_coordctl(&["rollout", "abort", APP])?;
+    fleet.wait_rollout("it is aborted", |s| s.aborted && s.phase == RolloutPhase::RollingBack)?;
+    fleet.let_go("web-1", "one.restart.1")?;
+    aborting.wait()?.expect_code(0)?;
+    publishing.wait()?.expect_code(4)?;
+    fleet.expect_serves("web-1", "one")?;
+    let status = fleet.coordctl(&["rollout", "status", APP])?.expect_code(0)?;
+    ensure!(status.says("with nothing to go back to, web-1 stays on release one"), "{status:?}");
+    ensure!(fleet.currents()["web-2"].is_none(), "{:?}", fleet.currents());
+    ensure!(fleet.steps("web-1").iter().any(|s| s == "one.undrain.1"), "it finished its step: {:?}", fleet.steps("web-1"));
     Ok(())
 }
 
