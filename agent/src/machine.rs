@@ -144,6 +144,8 @@ pub struct Machine {
     begun_under: Option<RolloutId>,
     progress: Option<Progress>,
     waiting: Option<String>,
+    /// The command of the task in flight runs here.
+    runs_task: bool,
     /// A failure that may pass by itself: nothing is tried before [`Event::RetryDue`].
     resting: bool,
     prune_due: bool,
@@ -165,6 +167,7 @@ impl Machine {
             begun_under: None,
             progress: None,
             waiting: None,
+            runs_task: false,
             resting: false,
             prune_due: false,
         }
@@ -216,14 +219,14 @@ impl Machine {
     pub fn handle(&mut self, event: Event) -> Option<Action> {
         match event {
             Event::GoalSeen(goal) => self.on_goal(goal),
-            Event::Waiting(words) => self.waiting = Some(words),
-            Event::TaskStarted => self.waiting = None,
+            Event::Waiting(words) => (self.waiting, self.runs_task) = (Some(words), false),
+            Event::TaskStarted => (self.waiting, self.runs_task) = (None, true),
             Event::Progressed(progress) => self.progress = Some(progress),
             Event::RetryDue => self.resting = false,
             ending => self.on_ending(ending),
         }
         if self.in_flight.is_none() {
-            self.waiting = None;
+            (self.waiting, self.runs_task) = (None, false);
             self.progress = None;
             self.in_flight = self.decide();
             self.begun_under = self.rollout();

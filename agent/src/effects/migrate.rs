@@ -17,7 +17,7 @@ use coord_proto::ids::{NodeName, Nonce, Revision, RolloutId};
 use coord_proto::keys::{Key, KeySpace};
 use coord_proto::limits::MIGRATION_ATTEMPTS_MAX;
 use coord_proto::manifest::{OnUnknown, OnceTask};
-use coord_proto::migration::{self, Claimant, Ending, Resolution, Stance, TaskId, TaskState, View};
+use coord_proto::migration::{self, Claimant, Ending, Phase, Resolution, Stance, TaskId, TaskState, View};
 use coord_proto::store::mirror::Mirror;
 use coord_proto::store::{Outcome, SharedStore, StoreError, Transaction, WatchEvent, read_record};
 use tokio::sync::watch;
@@ -316,7 +316,9 @@ impl Ensure<'_> {
         let (task, release) = (&self.id.task, &self.id.release);
         match (&view.record, &view.head) {
             (Some((record, _)), _) if record.state == TaskState::Claimed => {
-                format!("waiting for {}, which runs the task {task} of {release}", record.holder)
+                let migration = task.phase == Phase::Before && task.once.is_none();
+                let work = if migration { "migration".to_owned() } else { format!("task {task}") };
+                format!("waiting for {}'s {work} of {release}", record.holder)
             }
             (_, Some((head, _))) if head.open => format!("waiting for the task {} of {}, which is open", head.task, head.release),
             _ => format!("waiting for a server of the rollout to run the task {task} of {release}"),

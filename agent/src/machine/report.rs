@@ -83,6 +83,10 @@ impl Machine {
             Some(Action::Load(seq) | Action::LoadServed(seq)) => format!("fetching the manifest of {}", name(seq)),
             Some(Action::Stage(seq)) => format!("staging {}", name(seq)),
             Some(Action::Prepare(seq)) => format!("preparing {}", name(seq)),
+            // One server of all runs it, and this one does not know yet who.
+            Some(Action::EnsureTasks { seq, phase: Phase::Before, .. }) if !self.runs_task => {
+                format!("seeing who migrates for {}", name(seq))
+            }
             Some(Action::EnsureTasks { seq, phase: Phase::Before, .. }) => format!("migrating for {}", name(seq)),
             Some(Action::EnsureTasks { seq, .. }) => format!("running what comes after {}", name(seq)),
             Some(Action::RunHooks { phase: HookPhase::Cleanup, .. } | Action::Prune { .. }) | None => self.resting_words(),

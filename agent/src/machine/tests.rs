@@ -251,6 +251,7 @@ fn who_runs_the_task_does_not_say_that_it_waits() {
     let mut m = machine();
     let first = m.handle(Event::GoalSeen(goal(1, None, 1)));
     play_until(&mut m, first, |a| matches!(a, Action::EnsureTasks { .. }));
+    assert_eq!(m.status(0).words, "seeing who migrates for r1", "it may be another server");
     m.handle(Event::Waiting("waiting for the presence".into()));
     assert_eq!(m.status(0).step, Step::WaitingForMigration);
     m.handle(Event::TaskStarted);

@@ -87,6 +87,28 @@ async fn retry_starts_it_again_with_a_higher_fence_and_attempt() {
     assert!(starts[1].2 > starts[0].2, "the fence grows");
 }
 
+#[tokio::test]
+async fn a_waiter_says_whose_migration_it_waits_for() {
+    let world = world().await;
+    world.open.send_replace(false);
+    let (a, b) = (world.host("a", TaskState::Succeeded).await, world.host("b", TaskState::Succeeded).await);
+    let said = std::sync::Mutex::new(Vec::new());
+    let say = |saying| said.lock().expect("no panic holds it").push(saying);
+    let wait = async {
+        until(|| a.starts() == 1).await;
+        tokio::select! {
+            biased;
+            _ = b.ensure_saying(&world, OnUnknown::Stop, &say) => panic!("a runs it"),
+            () = until(|| !said.lock().expect("no panic holds it").is_empty()) => {}
+        }
+        world.open.send_replace(true);
+    };
+    let (ended, ()) = tokio::join!(a.ensure(&world, OnUnknown::Stop), wait);
+    ended.expect("settled");
+    let words = format!("waiting for a's migration of {}", world.id.release);
+    assert_eq!(said.lock().expect("no panic holds it").first(), Some(&Saying::Waits(words)));
+}
+
 /// The holder's lease ends while its command runs: others mark it unknown; under `stop` it goes on and settles late.
 #[tokio::test]
 async fn a_lost_lease_under_stop_settles_late_and_starts_nothing_else() {
