@@ -9,7 +9,7 @@ use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::Done;
 use crate::exit::Exit;
-use crate::sign::{self, KeySource, Protection, Signer};
+use crate::sign::{self, KeySource, Protection, SignError, Signer};
 use crate::ui::{Failure, Format, Ui};
 
 /// A password for keys, for where there is no terminal.
@@ -73,7 +73,7 @@ fn inspect(file: &std::path::Path, format: Format, ui: Ui) -> Result<(), Failure
     let public = minisign::PublicKeyBox::from_string(&text).and_then(minisign::PublicKeyBox::into_public_key);
     let (kind, line) = match public {
         Ok(public) => ("public", public.to_base64()),
-        Err(_) => ("secret", Signer::read(&source, ask_password)?.public_line()),
+        Err(_) => ("secret", signer(&source)?.public_line()),
     };
     match format {
         Format::Json => ui.json(&serde_json::json!({ "kind": kind, "public": line }))?,
@@ -108,6 +108,19 @@ pub fn ask_password() -> io::Result<String> {
         Ok(password) => Ok(password),
         Err(_) => prompt("password of the signing key: "),
     }
+}
+
+/// Reads a key that signs, and asks for its password where it has one.
+///
+/// # Errors
+/// [`Signer::read`]'s; without a terminal to ask on, with what to do.
+pub fn signer(source: &KeySource) -> Result<Signer, Failure> {
+    Signer::read(source, ask_password).map_err(|error| match &error {
+        SignError::Password { .. } | SignError::Locked { .. } => {
+            Failure::from(error).hint(format!("without a terminal, {PASSWORD_VARIABLE} in the environment gives the key's password"))
+        }
+        _ => error.into(),
+    })
 }
 
 pub(super) fn new_password() -> Result<String, Failure> {

@@ -141,7 +141,7 @@ pub(super) fn signers(files: &[PathBuf], session: &Session) -> Result<Vec<Signer
         ([], None) => vec![key::source(session.context.signing_key.as_deref())?],
         (files, _) => files.iter().map(|file| key::source(Some(file))).collect::<Result<_, _>>()?,
     };
-    Ok(sources.iter().map(|source| Signer::read(source, key::ask_password)).collect::<Result<_, _>>()?)
+    sources.iter().map(key::signer).collect()
 }
 
 async fn upload(session: &Session, stores: &[String], packed: &Packed) -> Result<(), Failure> {
