@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Done, Global};
 use crate::exit::Exit;
+use crate::ui::table::printable;
 use crate::ui::{Format, Table, Ui, words};
 use crate::view::{App, Drift, Fleet, Node, NodeApp, Problem, drift};
 
@@ -158,14 +159,22 @@ fn text(overview: &Overview, now: i64) -> String {
     if overview.servers.is_empty() {
         return text + "no server runs an app yet\n";
     }
-    text + "\n" + &table(overview, now).render()
+    text + "\n" + &table(overview, now).render() + &failures(overview)
+}
+
+/// Why what the table names failed, in full, once each.
+fn failures(overview: &Overview) -> String {
+    let failed = overview.servers.iter().filter(|line| !line.failure.is_empty());
+    let lines: Vec<String> =
+        failed.map(|line| format!("{}: {}: {}\n", line.server, line.app, printable(&line.failure.join(": ")))).collect();
+    if lines.is_empty() { String::new() } else { format!("\n{}", lines.concat()) }
 }
 
 fn table(overview: &Overview, now: i64) -> Table {
     let mut table = Table::new(&["SERVER", "APP", "RELEASE", "STEP", "HEALTH", "SEEN", "DRIFT"]);
     for line in &overview.servers {
         let step = line.step.map(words::step).unwrap_or_default();
-        let failed = if line.failure.is_empty() { String::new() } else { format!(" (failed: {})", line.failure.join(": ")) };
+        let failed = if line.failure.is_empty() { "" } else { " (failed)" };
         table.row([
             if line.cordoned { format!("{} (cordoned)", line.server) } else { line.server.to_string() },
             line.app.to_string(),

@@ -74,8 +74,10 @@ fn a_server_that_is_gone_says_when_it_last_reported() {
 #[test]
 fn a_failure_is_in_the_table() {
     let fleet = crate::cli::sample::fleet();
-    insta::assert_snapshot!(table(&Overview::of(&fleet, None), 1_795_521_660).render(), @r"
-    SERVER  APP      RELEASE         STEP                                                             HEALTH   SEEN  DRIFT
-    web-1   mootube  20261123101112  waiting for the migration (failed: the app is not healthy: 503)  healthy  now   none
+    let overview = Overview::of(&fleet, None);
+    insta::assert_snapshot!(table(&overview, 1_795_521_660).render(), @r"
+    SERVER  APP      RELEASE         STEP                                HEALTH   SEEN  DRIFT
+    web-1   mootube  20261123101112  waiting for the migration (failed)  healthy  now   none
     ");
+    assert!(text(&overview, 1_795_521_660).ends_with("\n\nweb-1: mootube: the app is not healthy: 503\n"), "below it, in full");
 }
