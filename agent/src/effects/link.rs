@@ -27,7 +27,7 @@ pub struct Ownership {
 /// Why a release could not be linked.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    #[error("the shared file {} is missing on this server; put it there, the deploy goes on by itself", path.display())]
+    #[error("the shared file {} is missing on this server; put it there", path.display())]
     SharedFileMissing { path: PathBuf },
     #[error("{} is a link or a file where a directory is needed; replace it by a directory, or make the whole path yourself", path.display())]
     NotADirectory { path: PathBuf },

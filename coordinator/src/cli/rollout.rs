@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use coord_proto::ids::AppName;
-use coord_proto::rollout::{RolloutKind, RolloutSpec, RolloutState, Target, Verb};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutSpec, RolloutState, Target, Verb};
 use serde::Serialize;
 
 use super::wait::{self, TIMEOUT};
 use super::{Done, Global};
 use crate::exit::Exit;
-use crate::publish::follow::Follower;
+use crate::publish::follow::{Follower, waits_for};
 use crate::ui::{Failure, Format, Table, Ui, words};
 use crate::view::Fleet;
 
@@ -134,7 +134,11 @@ fn targets(fleet: &Fleet, app: &AppName, state: &RolloutState) -> Table {
     for target in &state.targets {
         let status = fleet.node_app(&target.node, app).and_then(|slot| slot.status.as_ref());
         let running = status.and_then(|s| s.running.as_ref()).map(|r| r.release.to_string());
-        let does = status.map(|s| s.failure.as_ref().map_or_else(|| s.words.clone(), |f| f.chain.join(": ")));
+        let does = status.map(|s| match &s.failure {
+            Some(failure) if target.outcome == Outcome::Pending && failure.code.transient() => waits_for(fleet, app, failure),
+            Some(failure) => failure.chain.join(": "),
+            None => s.words.clone(),
+        });
         table.row([
             (target.batch + 1).to_string(),
             target.node.to_string(),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId};
+use coord_proto::report::Failure;
 use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
 use crate::exit::Exit;
+use crate::rollout::names;
 use crate::ui::table::printable;
 use crate::ui::{Table, words};
 use crate::view::Fleet;
@@ -152,7 +154,11 @@ impl Follower {
         if status.rollout.as_ref() != Some(&self.rollout) {
             return None;
         }
-        let words = status.failure.as_ref().map_or_else(|| status.words.clone(), |f| format!("failed: {}", f.chain.join(": ")));
+        let words = match &status.failure {
+            Some(failure) if outcome != Outcome::Failed && failure.code.transient() => waits_for(fleet, &self.app, failure),
+            Some(failure) => format!("failed: {}", failure.chain.join(": ")),
+            None => status.words.clone(),
+        };
         Some(words).filter(|w| !w.is_empty())
     }
 
@@ -197,7 +203,7 @@ impl Follower {
         ];
         let parts: Vec<String> =
             parts.into_iter().map(|(o, name)| (count(o), name)).filter(|(n, _)| *n > 0).map(|(n, s)| format!("{n} {s}")).collect();
-        let recap = format!("{} servers in {} batches: {}", state.targets.len(), state.batches, parts.join(", "));
+        let recap = format!("{} in {}: {}", names::servers(state.targets.len()), names::batches(state.batches), parts.join(", "));
         let (words, hint) = self.words(fleet, state, exit);
         Ending { exit, servers: self.servers(fleet, state), recap, words, hint }
     }
@@ -210,8 +216,11 @@ impl Follower {
             Exit::Done | Exit::Partial => (self.done_words(fleet), String::new()),
             Exit::RolledBack => {
                 let before = fleet.apps.get(app).and_then(|a| a.release_of(state.previous_stable));
-                let before = before.map_or_else(|| "none".to_owned(), ToString::to_string);
-                (format!("rolled back to release {before} by {by}"), format!("release {} failed{reason}", self.release))
+                let words = match before {
+                    Some(before) => format!("rolled back to release {before} by {by}"),
+                    None => format!("release {}, asked for by {by}, was switched to nowhere: no server ran a release before", self.release),
+                };
+                (words, format!("release {} failed{reason}", self.release))
             }
             Exit::Decision => {
                 // The open task may be an older release's.
@@ -254,6 +263,14 @@ impl Follower {
         }
         table.render()
     }
+}
+
+/// What a server waits for, in full, and until when: it tries again by itself, and nothing has failed yet.
+pub fn waits_for(fleet: &Fleet, app: &AppName, failure: &Failure) -> String {
+    let deadline = fleet.apps.get(app).and_then(|a| a.spec.as_ref()).map(|spec| spec.policy.batch_deadline);
+    let until =
+        deadline.map_or_else(String::new, |d| format!("; it counts as failed {} after its batch opened", humantime::format_duration(d)));
+    format!("waits: {}{until}", failure.chain.join(": "))
 }
 
 fn phase_line(state: &RolloutState) -> String {

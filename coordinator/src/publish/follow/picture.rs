@@ -6,6 +6,7 @@ use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
 use indicatif::HumanBytes;
 
 use super::{Follower, phase_words};
+use crate::rollout::names;
 use crate::ui::board::{Line, Tone};
 use crate::ui::table::printable;
 use crate::ui::words;
@@ -103,13 +104,25 @@ fn staging_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Line
     let bytes: u64 = statuses().filter_map(|status| status.progress).map(|progress| progress.done).sum();
     let bytes = if bytes > 0 { format!(", {} so far", HumanBytes(bytes)) } else { String::new() };
     let total = state.targets.len();
-    bar(Tone::Plain, "staging", staged, total, format!("{staged} of {total} servers are ready{bytes}"))
+    bar(
+        Tone::Plain,
+        "staging",
+        staged,
+        total,
+        format!("{staged} of {} {} ready{bytes}", names::servers(total), names::plural(total, "is", "are")),
+    )
 }
 
 fn way_back_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Line {
     let told: Vec<&Target> = state.targets.iter().filter(|target| target.told).collect();
     let back = told.iter().filter(|target| is_back(follower, fleet, target)).count();
-    bar(Tone::Bad, "going back", back, told.len(), format!("{back} of {} are back", servers_of(told.len())))
+    bar(
+        Tone::Bad,
+        "going back",
+        back,
+        told.len(),
+        format!("{back} of {} {} back", names::servers(told.len()), names::plural(told.len(), "is", "are")),
+    )
 }
 
 fn batch_bars(state: &RolloutState) -> Vec<Line> {
@@ -119,7 +132,10 @@ fn batch_bars(state: &RolloutState) -> Vec<Line> {
     let rest = state.targets.iter().filter(|target| target.batch >= shown).count();
     if rest > 0 {
         let batches = state.batches - shown;
-        lines.push(Line::new(Tone::Quiet, format!("and {batches} more {} with {}", plural(batches, "batch", "batches"), servers_of(rest))));
+        lines.push(Line::new(
+            Tone::Quiet,
+            format!("and {batches} more {} with {}", names::plural(batches, "batch", "batches"), names::servers(rest)),
+        ));
     }
     lines
 }
@@ -129,11 +145,11 @@ fn batch_bar(state: &RolloutState, batch: usize) -> Line {
     let (all, settled) = (counts.all(), counts.all() - counts.pending);
     let name = format!("batch {}", batch + 1);
     if batch != state.batch {
-        return bar(Tone::Quiet, &name, 0, all, format!("{} {}", servers_of(all), if all == 1 { "waits" } else { "wait" }));
+        return bar(Tone::Quiet, &name, 0, all, format!("{} {}", names::servers(all), if all == 1 { "waits" } else { "wait" }));
     }
     let tone = if counts.failed + counts.away > 0 { Tone::Bad } else { Tone::Plain };
     let words = match settled {
-        0 => servers_of(all),
+        0 => names::servers(all),
         _ if counts.pending == 0 && counts.done > 0 => format!("{} of {all}, must stay healthy", counts.words()),
         _ => format!("{} of {all}", counts.words()),
     };
@@ -161,7 +177,7 @@ fn servers(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Vec<Line
         rows.iter().take(SERVERS_MAX).map(|(rank, target)| server_line(follower, fleet, target, *rank, width)).collect();
     let more = rows.len().saturating_sub(SERVERS_MAX);
     if more > 0 {
-        lines.push(Line::new(Tone::Quiet, format!("  and {} more", servers_of(more))));
+        lines.push(Line::new(Tone::Quiet, format!("  and {} more", names::servers(more))));
     }
     lines
 }
@@ -228,14 +244,6 @@ fn is_staged(status: &Status, state: &RolloutState) -> bool {
 fn is_back(follower: &Follower, fleet: &Fleet, target: &Target) -> bool {
     let had = |status: &Status| status.step == Step::Idle && status.running.as_ref().is_some_and(|running| running.seq == target.prior);
     target.outcome == Outcome::RolledBack || status(follower, fleet, &target.node).is_some_and(had)
-}
-
-fn servers_of(number: usize) -> String {
-    format!("{number} {}", plural(number, "server", "servers"))
-}
-
-fn plural(number: usize, one: &'static str, many: &'static str) -> &'static str {
-    if number == 1 { one } else { many }
 }
 
 #[cfg(test)]

@@ -162,6 +162,36 @@ fn the_closing_words_are_those_that_scripts_look_for() {
 }
 
 #[test]
+fn one_server_in_one_batch_is_said_so() {
+    let mut alone = state(RolloutPhase::Succeeded, vec![target("web-1", 0, Outcome::Done)]);
+    alone.batches = 1;
+    assert_eq!(follower().ending(&fleet(alone)).expect("ended").recap, "1 server in 1 batch: 1 done");
+}
+
+#[test]
+fn with_nothing_to_go_back_to_no_release_is_named() {
+    let mut first = state(RolloutPhase::RolledBack, vec![target("web-1", 0, Outcome::Failed)]);
+    first.previous_stable = Seq(0);
+    let ended = follower().ending(&fleet(first)).expect("ended");
+    assert_eq!(ended.words, "release r7, asked for by alice, was switched to nowhere: no server ran a release before");
+}
+
+#[test]
+fn a_server_that_waits_says_for_what_and_until_when() {
+    let mut follower = follower();
+    let mut fleet = fleet(state(RolloutPhase::Staging, vec![target("web-1", 0, Outcome::Pending)]));
+    report(&mut fleet, "web-1", "waiting", Some("the shared file /srv/mootube/shared/.env is missing on this server; put it there"));
+    let slot = fleet.nodes.values_mut().next().and_then(|n| n.apps.get_mut(&app())).and_then(|s| s.status.as_mut()).expect("status");
+    slot.failure.as_mut().expect("failure").code = FailureCode::SharedFileMissing;
+    let waits = "  web-1: waits: the shared file /srv/mootube/shared/.env is missing on this server; put it there; \
+                 it counts as failed 10m after its batch opened";
+    assert_eq!(follower.news(&fleet), ["staging", waits]);
+    fleet.apps.values_mut().filter_map(|a| a.state.as_mut()).for_each(|s| s.targets[0].outcome = Outcome::Failed);
+    let late = "  web-1: failed: the shared file /srv/mootube/shared/.env is missing on this server; put it there";
+    assert_eq!(follower.news(&fleet), [late], "at the deadline");
+}
+
+#[test]
 fn the_hint_names_the_release_whose_task_is_open() {
     let mut fleet = fleet(state(RolloutPhase::AwaitingDecision, vec![target("web-1", 0, Outcome::Pending)]));
     let head = Head { seq: Seq(6), release: "r6".parse().expect("release"), task: "before".parse().expect("task"), open: true };
