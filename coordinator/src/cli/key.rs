@@ -115,7 +115,11 @@ pub fn ask_password() -> io::Result<String> {
 /// # Errors
 /// [`Signer::read`]'s; without a terminal to ask on, with what to do.
 pub fn signer(source: &KeySource) -> Result<Signer, Failure> {
-    Signer::read(source, ask_password).map_err(|error| match &error {
+    signer_asking(source, ask_password)
+}
+
+fn signer_asking(source: &KeySource, ask: impl FnOnce() -> io::Result<String>) -> Result<Signer, Failure> {
+    Signer::read(source, ask).map_err(|error| match &error {
         SignError::Password { .. } | SignError::Locked { .. } => {
             Failure::from(error).hint(format!("without a terminal, {PASSWORD_VARIABLE} in the environment gives the key's password"))
         }
@@ -154,4 +158,19 @@ fn prompt(words: &str) -> io::Result<String> {
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &before)?;
     (&terminal).write_all(b"\n")?;
     read.map(|_| line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_cannot_be_asked_for_is_hinted_at() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("release.key");
+        sign::generate(&path, &Protection::Password("horse".into())).expect("made");
+        let nobody = || Err(io::Error::other("there is no terminal"));
+        let failure = signer_asking(&KeySource::File(path), nobody).expect_err("it has a password");
+        assert!(failure.hint.contains("COORDCTL_KEY_PASSWORD"), "{failure:?}");
+    }
 }
