@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::election::{Candidate, Leadership};
 use crate::rollout::{self, Decision, PlanInput, Timers};
-use crate::view::{Fleet, Problem};
+use crate::view::{Fleet, Followed, Problem};
 
 pub mod audit;
 pub mod script;
@@ -130,6 +130,7 @@ struct Leader<'a> {
     /// A view older than this does not show the last own write yet.
     written: Revision,
     paces: BTreeMap<AppName, Pace>,
+    view: Followed,
     problems: Vec<Problem>,
     backoff: Backoff,
 }
@@ -138,7 +139,8 @@ impl<'a> Leader<'a> {
     fn new(store: &'a SharedStore, keys: &'a KeySpace, options: &'a ControllerOptions, leadership: &'a Leadership, audit: Audit) -> Self {
         let backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let written = leadership.guard.created;
-        Self { store, keys, options, leadership, audit, written, paces: BTreeMap::new(), problems: Vec::new(), backoff }
+        let (paces, view, problems) = (BTreeMap::new(), Followed::default(), Vec::new());
+        Self { store, keys, options, leadership, audit, written, paces, view, problems, backoff }
     }
 
     async fn lead(&mut self, mirrors: &mut watch::Receiver<Arc<Mirror>>, stop: &CancellationToken) -> End {
@@ -196,21 +198,22 @@ impl<'a> Leader<'a> {
     }
 
     fn plan_all(&mut self, mirror: &Mirror) -> Vec<(AppName, Decision, Script)> {
-        let fleet = Fleet::from_mirror(mirror, self.keys);
-        self.report_problems(&fleet);
+        let mut view = std::mem::take(&mut self.view);
+        let fleet = view.fleet(mirror, self.keys);
+        self.report_problems(fleet);
         let now = Instant::now();
         let mut plans = Vec::new();
         for name in fleet.apps.keys() {
             let pace = self.paces.entry(name.clone()).or_insert_with(|| Pace { timers: Timers::default(), planned: now, blocked: None });
             let input = PlanInput {
                 name,
-                fleet: &fleet,
+                fleet,
                 timers: pace.timers.clone(),
                 elapsed: now.saturating_duration_since(pace.planned),
                 now: audit::unix_now(),
             };
             let decision = rollout::plan(&input);
-            let script = Script::of(self.keys, mirror, &fleet, name, &decision, &self.audit);
+            let script = Script::of(self.keys, mirror, fleet, name, &decision, &self.audit);
             let too_large = script.too_large().map(|key| format!("what would be written to {key} is longer than a record may be"));
             let writable = too_large.is_none();
             pace.block(name, too_large.or_else(|| decision.blocked.clone()));
@@ -218,6 +221,7 @@ impl<'a> Leader<'a> {
                 plans.push((name.clone(), decision, script));
             }
         }
+        self.view = view;
         plans
     }
 

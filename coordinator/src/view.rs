@@ -21,9 +21,11 @@ use serde::Serialize;
 
 mod drift;
 pub mod facts;
+mod followed;
 
 pub use drift::{Drift, drift};
 pub use facts::{ManifestFacts, TaskFacts};
+pub use followed::Followed;
 
 /// Everything below one prefix, as of one revision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

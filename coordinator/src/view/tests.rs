@@ -108,3 +108,60 @@ fn a_label_asked_for_is_the_one_in_the_map_of_all() {
     assert_eq!(server.label("node"), Some("n1"));
     assert_eq!(server.label("zone"), None);
 }
+
+fn stored(seq: u64) -> Vec<u8> {
+    let digest = coord_proto::ids::Digest::of(b"x");
+    let json = format!(
+        r#"{{"version":1,"app":"mootube","environment":"e","release":"r{seq}","seq":{seq},"floor":0,"created":{seq},"revision":"x",
+        "artifact":{{"digest":"{digest}","compression":"zstd","size":1,"unpacked_size":1,"entries":1,"piece_size":4194304,
+        "pieces":["{digest}"]}},"targets":{{}}}}"#
+    );
+    coord_proto::trust::Envelope { manifest: json.into_bytes(), signatures: vec![] }.encode()
+}
+
+/// Puts and deletions as a store makes them, each at its own revision.
+fn change(mirror: &mut Mirror, key: &Key, value: Option<Vec<u8>>) {
+    mirror.revision.0 += 1;
+    let (key, modified) = (KeySpace::default().key(key), mirror.revision);
+    match value {
+        None => drop(mirror.entries.remove(&key)),
+        Some(value) => {
+            let created = mirror.entries.get(&key).map_or(modified, |old| old.created);
+            mirror.entries.insert(key.clone(), Entry { key, value, created, modified, lease: None });
+        }
+    }
+}
+
+#[test]
+fn a_view_that_is_followed_is_the_one_made_anew() {
+    let (keys, mut followed, mut mirror) = (KeySpace::default(), Followed::default(), mirror(&[]));
+    let desired = |run| Some(encode(&Desired { run: Seq(run), ..desired() }));
+    let release: ReleaseId = "r".parse().expect("release");
+    let stable = |seq| Some(encode(&StableRecord { seq: Seq(seq), release: release.clone(), back_from: None }));
+    let newer = || Some(br#"{"version":99}"#.to_vec());
+    let (told, manifest) = (Key::Desired(node(), app()), |seq| Key::Manifest(app(), Seq(seq)));
+    let story = [
+        (told.clone(), desired(3)),
+        (manifest(3), Some(stored(3))),
+        (manifest(4), Some(stored(4))),
+        (told.clone(), desired(4)),
+        (Key::Stable(app()), stable(3)),
+        (Key::NodeCordon(node()), Some(vec![])),
+        (told.clone(), newer()),
+        (told.clone(), desired(4)),
+        (Key::Stable(app()), newer()),
+        (Key::Stable(app()), stable(4)),
+        (Key::NodeCordon(node()), None),
+        (told.clone(), None),
+        (told, desired(3)),
+    ];
+    for (at, (key, value)) in story.into_iter().enumerate() {
+        change(&mut mirror, &key, value);
+        assert_eq!(*followed.fleet(&mirror, &keys), Fleet::from_mirror(&mirror, &keys), "after change {at}");
+    }
+    // Several at once: one goes as another one comes.
+    change(&mut mirror, &Key::Desired(node(), app()), None);
+    change(&mut mirror, &Key::NodeCordon(node()), Some(vec![]));
+    mirror.fresh = false;
+    assert_eq!(*followed.fleet(&mirror, &keys), Fleet::from_mirror(&mirror, &keys));
+}
