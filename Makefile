@@ -56,9 +56,9 @@ bench:  ## what a deploy costs, beside its goals (make bench ARGS=staging; that 
 	$(MAKE) release
 	$(CARGO) run --release --locked --package coord-tests --bin bench -- $(ARGS)
 
-simulate:  ## planner, agents and migrations against each other, seed by seed (make simulate SEEDS=10000 SERVERS=50 FIRST=1)
+simulate:  ## planner, agents and migrations against each other, seed by seed (make simulate SEEDS=10000 SERVERS=50 FIRST=1 JOBS=1)
 	$(CARGO) run --release --locked --package coord-tests --bin simulate -- \
-	    --first $(or $(FIRST),1) --seeds $(or $(SEEDS),1000) --servers $(or $(SERVERS),50)
+	    --first $(or $(FIRST),1) --seeds $(or $(SEEDS),1000) --servers $(or $(SERVERS),50) --jobs $(or $(JOBS),1)
 
 lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) fmt --check

@@ -1,23 +1,27 @@
 //! `make simulate`: many seeds of the simulator, each on its own; ends with 1 and the first violation when an invariant did not hold.
 //!
-//! `simulate [--first SEED] [--seeds N] [--servers N] [--mutant 0..3]`; with `--seeds 1` the same seed plays the same run again.
+//! `simulate [--first SEED] [--seeds N] [--servers N] [--jobs N] [--mutant 0..7]`; with `--seeds 1` the same seed plays the same run again.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use coord_tests::sim::{self, Mutant, Options, Story};
+use coord_tests::sim::{self, Mutant, Options, Story, Violation};
+
+/// A line of progress after so many seeds.
+const PROGRESS: u64 = 250;
 
 struct Asked {
     mutant: Option<Mutant>,
     first: u64,
     seeds: u64,
     servers: usize,
+    jobs: u64,
 }
 
 fn asked() -> Result<Asked> {
-    let mut asked = Asked { mutant: None, first: 1, seeds: 1_000, servers: 50 };
+    let mut asked = Asked { mutant: None, first: 1, seeds: 1_000, servers: 50, jobs: 1 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a number"))?;
@@ -27,55 +31,82 @@ fn asked() -> Result<Asked> {
             "--first" => asked.first = number,
             "--seeds" => asked.seeds = number,
             "--servers" => asked.servers = usize::try_from(number)?,
-            _ => bail!("there is no {word}; there are --first, --seeds, --servers and --mutant"),
+            "--jobs" => asked.jobs = number.max(1),
+            _ => bail!("there is no {word}; there are --first, --seeds, --servers, --jobs and --mutant"),
         }
     }
     Ok(asked)
 }
 
-/// Plays all seeds, one thread per core; each run is one thread's alone.
-fn play(asked: &Asked) -> (u64, Story, Vec<String>) {
-    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let sum = Mutex::new((0, Story::default(), Vec::new()));
-    let work = || {
-        while !stop.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= asked.seeds {
-                return;
-            }
-            let ended = sim::run(Options { seed: asked.first + at, servers: asked.servers, mutant: asked.mutant });
-            let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-            match ended {
-                Ok(story) => {
-                    sum.0 += 1;
-                    sum.1.add(&story);
-                }
-                Err(violation) => {
-                    stop.store(true, Ordering::Relaxed);
-                    sum.2.push(violation.to_string());
-                }
-            }
+/// What came of the seeds that were played.
+#[derive(Default)]
+struct Played {
+    /// By seed, until it is known that all before it held.
+    stories: Vec<(u64, Story)>,
+    /// The smallest seed that failed.
+    broken: Option<Box<Violation>>,
+}
+
+impl Played {
+    fn note(&mut self, seed: u64, ended: Result<Story, Box<Violation>>) {
+        match ended {
+            Ok(story) => self.stories.push((seed, story)),
+            Err(violation) if self.broken.as_ref().is_none_or(|b| seed < b.seed) => self.broken = Some(violation),
+            Err(_) => {}
+        }
+    }
+
+    /// The seeds that held, and their sum: without what other threads had played beyond the one that did not.
+    fn sum(&self) -> (u64, Story) {
+        let before = |(seed, _): &&(u64, Story)| self.broken.as_ref().is_none_or(|b| *seed < b.seed);
+        self.stories.iter().filter(before).fold((0, Story::default()), |(count, mut sum), (_, story)| {
+            sum.add(story);
+            (count + 1, sum)
+        })
+    }
+}
+
+/// Plays the seeds in their order until one fails, each on one thread alone. Those before it are played to their end, so that what is
+/// said does not depend on the number of threads.
+#[expect(clippy::print_stderr, reason = "progress")]
+fn play(asked: &Asked) -> Played {
+    let (next, began) = (AtomicU64::new(0), Instant::now());
+    let (stop, played) = (AtomicU64::new(u64::MAX), Mutex::new(Played::default()));
+    let work = || loop {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let seed = asked.first + at;
+        if at >= asked.seeds || seed > stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let ended = sim::run(Options { seed, servers: asked.servers, mutant: asked.mutant });
+        if ended.is_err() {
+            stop.fetch_min(seed, Ordering::Relaxed);
+            eprintln!("seed {seed} breaks an invariant");
+        }
+        let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
+        played.note(seed, ended);
+        let count = played.stories.len() as u64;
+        if count.is_multiple_of(PROGRESS) {
+            eprintln!("{count} of {} seeds, {:.1} seeds/s", asked.seeds, count as f64 / began.elapsed().as_secs_f64());
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    sum.into_inner().unwrap_or_else(PoisonError::into_inner)
+    std::thread::scope(|scope| (0..asked.jobs).for_each(|_| drop(scope.spawn(work))));
+    played.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(clippy::print_stdout, reason = "this is the program's answer")]
 fn main() -> Result<()> {
     let asked = asked()?;
     let began = Instant::now();
-    let (played, story, broken) = play(&asked);
+    let played = play(&asked);
+    let (count, story) = played.sum();
     let seconds = began.elapsed().as_secs_f64();
-    println!("{played} seeds x {} servers in {seconds:.1} s: {:.1} seeds/s", asked.servers, played as f64 / seconds);
+    println!("{count} seeds x {} servers in {seconds:.1} s: {:.1} seeds/s", asked.servers, count as f64 / seconds);
     println!(
-        "{} events, {} commits, {} passes of a planner, {} rollouts, {} starts of run-once commands, {} agents killed",
-        story.events, story.commits, story.passes, story.rollouts, story.starts, story.crashes
+        "{} events, {} commits, {} passes of a planner, {} rollouts, {} starts of run-once commands, {} agents killed; digest {:016x}",
+        story.events, story.commits, story.passes, story.rollouts, story.starts, story.crashes, story.digest
     );
-    if broken.is_empty() {
-        return Ok(());
-    }
-    println!("{}", broken.join("\n\n"));
+    let Some(violation) = played.broken else { return Ok(()) };
+    println!("{violation}");
     std::process::exit(1)
 }
