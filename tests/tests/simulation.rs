@@ -47,3 +47,23 @@ fn an_older_migration_after_a_newer_one_is_found() {
 fn a_migration_record_that_is_overwritten_is_found() {
     is_missed(Mutant::MigrationRecord, 35);
 }
+
+#[test]
+fn a_report_after_the_end_of_its_presence_is_found() {
+    is_missed(Mutant::Presence, 6);
+}
+
+#[test]
+fn a_switch_before_the_journal_says_so_is_found() {
+    is_missed(Mutant::Journal, 1);
+}
+
+#[test]
+fn a_floor_that_a_crash_loses_is_found() {
+    is_missed(Mutant::Floor, 2);
+}
+
+#[test]
+fn a_running_release_that_is_pruned_is_found() {
+    is_missed(Mutant::Protected, 10);
+}

@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coord_agent::goal::effective;
-use coord_agent::machine::Action;
 use coord_proto::desired::Desired;
-use coord_proto::ids::{NodeName, Revision, Seq};
+use coord_proto::ids::{NodeName, Nonce, Revision, Seq};
 use coord_proto::keys::Key;
+use coord_proto::manifest::OnUnknown;
 use coord_proto::migration::{Phase, TaskId, TaskRecord, TaskState};
-use coord_proto::report::HealthState;
-use coord_proto::rollout::{ActiveRollout, Outcome, RolloutPhase, RolloutSpec, RolloutState, StableRecord};
+use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, StableRecord};
 use coord_proto::store::{Change, Entry, Transaction, Write};
 use coordinator::rollout::Decision;
 use coordinator::view::Fleet;
 
 use super::world::{Party, Sender, World, key_of};
+
+mod rest;
+mod servers;
 
 const KNOWN: &str = "only records that can be read are written";
 
@@ -34,6 +35,8 @@ pub struct Check {
     starts: BTreeMap<String, usize>,
     running: BTreeMap<String, BTreeSet<usize>>,
     newest_start: Seq,
+    /// Claims whose command was started.
+    started: BTreeSet<Nonce>,
     /// Records that a person decided about; what then changes is his word.
     decided: BTreeSet<String>,
     floors: BTreeMap<usize, Seq>,
@@ -76,10 +79,17 @@ impl Check {
     fn broken_batch(&self, old: Option<&RolloutState>, new: &RolloutState) -> Option<String> {
         let was_told = |node: &NodeName| old.is_some_and(|o| o.targets.iter().any(|t| t.told && t.node == *node));
         let fresh: Vec<_> = new.targets.iter().filter(|t| t.told && !was_told(&t.node)).collect();
+        if let Some(old) = old.filter(|o| !fresh.is_empty() && o.phase.ended()) {
+            return Some(format!("{} is told although it ended as {:?}", fresh[0].node, old.phase));
+        }
         let late = old.is_some_and(|o| o.batch >= o.batches) && new.batch >= new.batches;
         // A retry begins with those that did their part.
         if fresh.is_empty() || late || old.is_none() {
             return None;
+        }
+        // After the last batch nothing waits for its turn any more, and so for no end of a pause.
+        if let Some(old) = old.filter(|o| o.paused && new.paused) {
+            return Some(format!("{} is told in a pause, in {:?}", fresh[0].node, old.phase));
         }
         if let Some(early) = fresh.iter().find(|t| t.batch != new.batch) {
             return Some(format!("{} of batch {} is told while batch {} opens", early.node, early.batch, new.batch));
@@ -117,16 +127,22 @@ impl Check {
         self.stable = Some(new);
     }
 
-    fn task_changed(&mut self, key: &str, new: TaskRecord) {
+    /// `policy` of the task, where it is known.
+    fn task_changed(&mut self, key: &str, new: TaskRecord, policy: Option<OnUnknown>) {
         let old = self.tasks.get(key);
         let was = old.map_or(TaskState::Pending, |r| r.state);
         let same_claim = old.is_some_and(|r| r.nonce == new.nonce);
         let person = self.decided.remove(key);
+        let repeated = old.is_none_or(|r| r.history.len() < new.history.len());
         use TaskState::{Claimed, Failed, Pending, Succeeded, Unknown};
         let allowed = match (was, new.state) {
             (Pending, Claimed) => true,
-            (Claimed | Unknown, Succeeded | Failed | Unknown) => same_claim || person,
-            (Claimed | Unknown, Pending) => true,
+            // A result is of a command that was started.
+            (Claimed | Unknown, Succeeded | Failed) => (same_claim && self.started.contains(&new.nonce)) || person,
+            (Claimed | Unknown, Unknown) => same_claim,
+            (Claimed | Unknown, Pending) if repeated => person || policy == Some(OnUnknown::Retry),
+            // Given back by its holder, who has not started it.
+            (Claimed, Pending) => old.is_some_and(|r| !self.started.contains(&r.nonce)),
             (Failed, _) => person,
             _ => false,
         };
@@ -196,7 +212,7 @@ fn over_budget(state: &RolloutState) -> Option<String> {
 impl World {
     /// A transaction was committed: did its sender still have the right to?
     pub fn check_committed(&mut self, from: Sender, transaction: &Transaction) {
-        if let Some(created) = from.leads {
+        if let (Party::Coordinator(_), Some(created)) = (from.party, from.holds) {
             let stands = self.entry(&Key::Leader).is_some_and(|e| e.created == created && e.lease.is_some_and(|l| self.lives(l)));
             if !stands || created < self.check.last_leader {
                 self.check.fail(|| format!("{:?} writes after its leadership ended (I10)", from.party));
@@ -204,12 +220,12 @@ impl World {
             self.check.last_leader = self.check.last_leader.max(created);
         }
         if let Party::Server(index) = from.party {
-            let alive = self.entry(&Key::NodeAlive(self.servers[index].name.clone())).is_some();
+            let alive = self.entry(&Key::NodeAlive(self.servers[index].name.clone())).map(|e| e.created);
             let leased = |w: &Write| match w {
                 Write::Put { key, lease, .. } => lease.is_some() || matches!(self.keys.parse(key), Some(Key::Status(..))),
                 Write::Delete { .. } => false,
             };
-            if !alive && transaction.writes.iter().any(leased) {
+            if (alive.is_none() || alive != from.holds) && transaction.writes.iter().any(leased) {
                 self.check.fail(|| format!("{:?} writes after its lease ended (I5)", from.party));
             }
         }
@@ -229,7 +245,12 @@ impl World {
             Key::RolloutSpec(_) => self.check.spec = Some(entry.record().expect(KNOWN)),
             Key::RolloutState(_) => self.check.state_changed(entry.record().expect(KNOWN)),
             Key::Stable(_) => self.check.stable_moved(entry.record().expect(KNOWN)),
-            Key::Migration(..) => self.check.task_changed(&entry.key, entry.record().expect(KNOWN)),
+            Key::Migration(..) => {
+                let record: TaskRecord = entry.record().expect(KNOWN);
+                let tasks = self.releases.get(&record.seq).map(|r| r.manifest.once_tasks(record.task.phase)).unwrap_or_default();
+                let policy = tasks.iter().find(|t| t.name == record.task).map(|t| t.on_unknown);
+                self.check.task_changed(&entry.key, record, policy);
+            }
             Key::Desired(node, _) => {
                 let desired: Desired = entry.record().expect(KNOWN);
                 let index = self.by_name.get(node.as_str()).copied();
@@ -250,111 +271,6 @@ impl World {
         let left_out = fleet.nodes.iter().find(|(name, n)| belongs(n) && !targets.contains(name)).map(|(name, _)| name.clone());
         if let Some(name) = left_out {
             self.check.fail(|| format!("stable moves to {} without {name}, which matches", stable.seq));
-        }
-    }
-
-    /// A run-once command starts.
-    pub fn check_start(&mut self, index: usize, id: &TaskId) {
-        let name = format!("{} {}", id.release, id.task);
-        let record: Option<TaskRecord> = self.record(&Key::Migration(self.app.clone(), id.release.clone(), id.task.clone()));
-        let repeats = record.map_or(0, |r| r.history.len());
-        let starts = self.check.starts.entry(name.clone()).or_default();
-        *starts += 1;
-        if *starts > 1 + repeats {
-            let words = format!("{name} is started {starts} times, repeated by a word {repeats} times (I4)");
-            self.check.fail(|| words);
-        }
-        let running = self.check.running.entry(name.clone()).or_default();
-        running.insert(index);
-        if running.len() > 1 && !self.weather.breaks_leases && repeats == 0 {
-            self.check.fail(|| format!("{name} runs twice at once (I4)"));
-        }
-        if id.seq < self.check.newest_start {
-            let newest = self.check.newest_start;
-            self.check.fail(|| format!("{name} starts after one of release number {newest} did (I4)"));
-        }
-        self.check.newest_start = self.check.newest_start.max(id.seq);
-    }
-
-    /// One server, after something happened to it.
-    pub fn check_server(&mut self, index: usize) {
-        let server = &self.servers[index];
-        let (disk, name) = (&server.disk, &server.name);
-        let journal = &disk.journal;
-        let broken = match &disk.current {
-            Some(release) if !disk.complete.contains_key(release) => {
-                Some(format!("current of {name} points to {release}, which is not there (I1)"))
-            }
-            None if self.check.had_current.contains(&index) => Some(format!("current of {name} is gone (I1)")),
-            _ => None,
-        };
-        let floor = self.check.floors.entry(index).or_default();
-        let sunk = (journal.floor < *floor).then(|| format!("the floor of {name} sinks from {floor} to {} (I2)", journal.floor));
-        *floor = journal.floor;
-        let switching = server.process.as_ref().is_some_and(|p| matches!(p.action, Some(Action::Switch(_))));
-        let running = journal.running.as_ref().map(|r| &r.release);
-        let lies = (!switching && running != disk.current.as_ref())
-            .then(|| format!("{name} believes to run {running:?}, and current is {:?} (I9)", disk.current));
-        if disk.current.is_some() {
-            self.check.had_current.insert(index);
-        }
-        if let Some(good) = &journal.last_healthy
-            && journal.health == HealthState::Healthy
-            && journal.running.as_ref() == Some(good)
-        {
-            self.check.proved.insert((name.clone(), good.seq));
-        }
-        if let Some(words) = broken.or(sunk).or(lies) {
-            self.check.fail(|| words);
-        }
-    }
-
-    /// In calm weather every server that is there runs what it should, or has said why not; and rests.
-    pub fn check_rest(&mut self) {
-        let stable: Option<StableRecord> = self.record(&Key::Stable(self.app.clone()));
-        let spec: Option<ActiveRollout> = self.record(&Key::RolloutSpec(self.app.clone()));
-        let halted = self.state().is_some_and(|s| s.phase == RolloutPhase::Halted);
-        for index in (0..self.servers.len()).filter(|i| !self.servers[*i].gone) {
-            let server = &self.servers[index];
-            let Some(process) = &server.process else {
-                return self.check.fail(|| format!("{} did not come back", self.servers[index].name));
-            };
-            let desired: Option<Desired> = self.record(&Key::Desired(server.name.clone(), self.app.clone()));
-            let Some(desired) = desired else { continue };
-            let goal = effective(desired, stable.as_ref(), spec.as_ref().map(|s| &s.id));
-            // What is stable now may not be meant for this server any more.
-            if self.releases.get(&goal.run).is_some_and(|r| !r.manifest.targets.matches(&server.labels)) {
-                continue;
-            }
-            let journal = &server.disk.journal;
-            let runs = journal.running.as_ref().is_some_and(|r| r.seq == goal.run) && journal.health == HealthState::Healthy;
-            let said = journal.failed.get(&goal.run) == Some(&goal.generation) && journal.failure.is_some();
-            let rests = process.action.is_none() && journal.activity.is_none();
-            // A rollout that halted leaves its servers as they are, and one without a way back leaves those outside the next rollout:
-            // waiting for a task that nobody is told to run any more.
-            let past = goal.rollout.as_ref() != spec.as_ref().map(|s| &s.id);
-            let left = (halted || past) && matches!(process.action, Some(Action::EnsureTasks { .. }));
-            if !((runs || said || goal.run == Seq(0)) && rests || left) {
-                let words = format!(
-                    "{} should run {} and rest, but runs {:?} ({:?}), does {:?}, failure {:?} (liveness)",
-                    server.name, goal.run, journal.running, journal.health, process.action, journal.failure
-                );
-                return self.check.fail(|| words);
-            }
-        }
-    }
-
-    /// The last release reached everybody that it is for.
-    pub fn check_all_run(&mut self, last: Seq) {
-        for server in self.servers.iter().filter(|s| !s.gone) {
-            let running = server.disk.journal.running.as_ref().map(|r| r.seq);
-            if running != Some(last) {
-                let words = format!("{} runs {running:?} after a rollout of {last} that succeeded (liveness)", server.name);
-                return self.check.fail(|| words);
-            }
-        }
-        if self.check.stable.as_ref().map(|s| s.seq) != Some(last) {
-            self.check.fail(|| format!("stable did not move to {last} (liveness)"));
         }
     }
 }

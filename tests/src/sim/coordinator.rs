@@ -15,7 +15,7 @@ use coord_proto::store::{Change, Compare, LeaseId, Outcome, Transaction};
 use coordinator::controller::audit::Audit;
 use coordinator::controller::script::Script;
 use coordinator::rollout::{self, Decision, PlanInput, Timers};
-use coordinator::view::Fleet;
+use coordinator::view::{Fleet, Followed};
 
 use super::queue::Time;
 use super::world::{Answer, Event, Party, Sender, World};
@@ -35,6 +35,7 @@ pub struct Coordinator {
     pub wall_offset: i64,
     host: NodeName,
     mirror: Mirror,
+    view: Followed,
     role: Role,
 }
 
@@ -100,6 +101,7 @@ impl Coordinator {
             wall_offset: 0,
             host,
             mirror: Mirror::default(),
+            view: Followed::default(),
             role: Role::Waiting,
         }
     }
@@ -121,7 +123,7 @@ impl World {
     pub fn start_coordinator(&mut self, index: usize) {
         let coordinator = &mut self.coordinators[index];
         (coordinator.up, coordinator.watching, coordinator.role) = (true, false, Role::Waiting);
-        coordinator.mirror = Mirror::default();
+        (coordinator.mirror, coordinator.view) = (Mirror::default(), Followed::default());
         self.watch(Party::Coordinator(index));
     }
 
@@ -260,8 +262,8 @@ impl World {
         self.coordinators[index].role = Role::Campaigning { ticket, lease };
     }
 
-    fn as_coordinator(&self, index: usize, leads: Option<Revision>) -> Sender {
-        Sender { party: Party::Coordinator(index), incarnation: self.coordinators[index].incarnation, leads }
+    fn as_coordinator(&self, index: usize, holds: Option<Revision>) -> Sender {
+        Sender { party: Party::Coordinator(index), incarnation: self.coordinators[index].incarnation, holds }
     }
 
     pub fn coordinator_answered(&mut self, index: usize, ticket: u64, answer: Answer) {
@@ -323,14 +325,19 @@ impl World {
         let (now, wall) = (self.queue.now, self.wall(self.coordinators[index].wall_offset));
         let coordinator = &mut self.coordinators[index];
         let Role::Leading(leading) = &mut coordinator.role else { return };
-        let fleet = Fleet::from_mirror(&coordinator.mirror, &self.keys);
+        let mut view = std::mem::take(&mut coordinator.view);
+        let fleet = view.fleet(&coordinator.mirror, &self.keys);
+        // Decoding everything anew costs most of a run, so it is compared now and then.
+        if self.story.passes.is_multiple_of(64) && *fleet != Fleet::from_mirror(&coordinator.mirror, &self.keys) {
+            return self.check.fail(|| format!("the view that coordinator {index} keeps up is not the one of the store"));
+        }
         if let Some(problem) = fleet.problems.first() {
             return self.check.fail(|| format!("a record cannot be read: {problem:?}"));
         }
         self.story.passes += 1;
         let (timers, planned) = leading.pace.clone().unwrap_or((Timers::default(), now));
         let elapsed = Duration::from_millis(now - planned);
-        let decision = rollout::plan(&PlanInput { name: &self.app, fleet: &fleet, timers, elapsed, now: wall });
+        let decision = rollout::plan(&PlanInput { name: &self.app, fleet, timers, elapsed, now: wall });
         if let Some(why) = &decision.blocked {
             let why = why.clone();
             return self.check.fail(|| format!("the planner is blocked: {why}"));
@@ -339,15 +346,17 @@ impl World {
             self.trace.note(now, || format!("coordinator {index}: {event}"));
         }
         let Script { first, state_key, rest, duties } =
-            Script::of(&self.keys, &coordinator.mirror, &fleet, &self.app, &decision, &leading.audit);
+            Script::of(&self.keys, &coordinator.mirror, fleet, &self.app, &decision, &leading.audit);
         let first = (!first.writes.is_empty()).then_some((Part::First, first));
         let rest = rest.into_iter().map(|t| (Part::Rest, t));
         let duties = duties.into_iter().map(|t| (Part::Duty, t));
         let rest = first.into_iter().chain(rest).chain(duties).collect();
-        self.check_plan(&fleet, &decision);
+        let seen = fleet.revision;
+        self.check_plan(fleet, &decision);
+        self.coordinators[index].view = view;
         let Role::Leading(leading) = &mut self.coordinators[index].role else { return };
         let part = Part::First;
-        leading.writing = Some(Writing { decision, state_key, rest, part, state: None, ticket: 0, planned: now, seen: fleet.revision });
+        leading.writing = Some(Writing { decision, state_key, rest, part, state: None, ticket: 0, planned: now, seen });
         self.write_next(index);
     }
 

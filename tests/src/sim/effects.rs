@@ -9,6 +9,7 @@ use coord_proto::keys::Key;
 use coord_proto::manifest::HookPhase;
 use coord_proto::report::{Failure, FailureCode, Step};
 
+use super::mutant::Mutant;
 use super::release::Flaws;
 use super::server::ServerEvent;
 use super::world::World;
@@ -157,6 +158,8 @@ impl World {
             prune::Kept { release: release.clone(), created, outcome }
         };
         let releases: Vec<prune::Kept> = disk.complete.keys().map(look).collect();
+        let nothing = std::collections::BTreeSet::new();
+        let protected = if self.options.mutant == Some(Mutant::Protected) { &nothing } else { protected };
         let mut gone = prune::choose(&releases, keep, protected);
         // The effect itself refuses what `current` points to; here it would be seen.
         gone.iter().for_each(|release| _ = disk.complete.remove(release));

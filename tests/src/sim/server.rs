@@ -16,6 +16,7 @@ use coord_proto::report::{Alive, HealthState, NodeInfo, Running, Status};
 use coord_proto::rollout::{ActiveRollout, StableRecord};
 use coord_proto::store::{Change, Compare, Entry, LeaseId, Outcome, Transaction};
 
+use super::mutant::Mutant;
 use super::queue::Time;
 use super::task::{Settling, TaskRun};
 use super::world::{Answer, Event, Party, Sender, World};
@@ -137,6 +138,9 @@ impl World {
     fn start_agent(&mut self, index: usize) {
         let server = &mut self.servers[index];
         let disk = &mut server.disk;
+        if self.options.mutant == Some(Mutant::Floor) {
+            disk.journal.floor = Seq(0);
+        }
         let mut journal = disk.journal.clone();
         journal.releases.retain(|release, facts| disk.complete.get(release) == Some(&facts.digest));
         if disk.current.as_ref() != journal.running.as_ref().map(|r| &r.release) {
@@ -181,6 +185,7 @@ impl World {
         let action = self.servers[index].process.as_ref().and_then(|p| p.action.clone());
         if let Some(action) = action.filter(|a| happened && !matches!(a, Action::EnsureTasks { .. })) {
             let _event = self.perform(index, &action);
+            self.check_disk(index);
         }
         self.task_dies(index);
         let server = &mut self.servers[index];
@@ -428,7 +433,8 @@ impl World {
             (process.action, process.task) = (None, None);
         }
         let action = process.machine.handle(event);
-        if process.machine.journal() != &server.disk.journal {
+        let forgotten = self.options.mutant == Some(Mutant::Journal) && matches!(action, Some(Action::Switch(_)));
+        if !forgotten && process.machine.journal() != &server.disk.journal {
             server.disk.journal.clone_from(process.machine.journal());
         }
         let yields = process.machine.must_yield() && action.is_none();
@@ -449,7 +455,9 @@ impl World {
     }
 
     pub fn as_server(&self, index: usize) -> Sender {
-        Sender { party: Party::Server(index), incarnation: self.servers[index].incarnation, leads: None }
+        let server = &self.servers[index];
+        let holds = server.process.as_ref().and_then(|p| p.presence.as_ref()).map(|guard| guard.created);
+        Sender { party: Party::Server(index), incarnation: server.incarnation, holds }
     }
 
     fn report(&mut self, index: usize) {

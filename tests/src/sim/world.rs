@@ -37,8 +37,8 @@ pub enum Party {
 pub struct Sender {
     pub party: Party,
     pub incarnation: u32,
-    /// The leadership that it is sent under.
-    pub leads: Option<Revision>,
+    /// What it is sent under, by the creation of its key: a leadership, or a server's presence.
+    pub holds: Option<Revision>,
 }
 
 /// What came of a transaction, as its sender sees it.
