@@ -73,8 +73,14 @@ impl World {
             }),
             18 => self.lose_a_desired_record(),
             19 => self.many_at_once(time),
-            _ => {}
+            _ => self.compact(),
         }
+    }
+
+    /// The store forgets its history: whoever has fallen behind lists again.
+    fn compact(&mut self) {
+        self.note(|| "the store is compacted".to_owned());
+        self.store.compact(self.store.revision);
     }
 
     /// Everybody is back, and nothing more goes wrong by itself.

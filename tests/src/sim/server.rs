@@ -371,7 +371,11 @@ impl World {
                     }
                 }
             }
-            None => process.desired = self.store.keys.get(&key).cloned(),
+            // Compacted: read again.
+            None => {
+                process.desired = self.store.keys.get(&key).cloned();
+                process.seen = self.store.revision;
+            }
         }
         process.seen = process.seen.max(upto);
         self.wake_task(index);
