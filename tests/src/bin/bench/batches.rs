@@ -89,10 +89,9 @@ fn batches(records: &Receiver<(Instant, Seen)>, seq: Seq) -> Result<Vec<Batch>> 
     loop {
         let (at, seen) = records.recv_timeout(PATIENCE).context("nothing is written any more")?;
         match seen {
-            Seen::Status(s) if s.step == Step::Idle && s.running.as_ref().is_some_and(|r| r.seq == seq) => {
-                if runs.insert(s.node) {
-                    done = Some(at);
-                }
+            Seen::Status(s) => {
+                let first = s.step == Step::Idle && s.running.as_ref().is_some_and(|r| r.seq == seq) && runs.insert(s.node);
+                done = if first { Some(at) } else { done };
             }
             Seen::State(s) if s.seq == seq && s.phase != RolloutPhase::Staging => {
                 if let Some((_, opened)) = open.filter(|(batch, _)| *batch != s.batch) {

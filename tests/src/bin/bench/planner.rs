@@ -57,7 +57,9 @@ struct Clocks {
     processor: f64,
 }
 
-const CLOCKS: [(&str, fn(&Clocks) -> f64); 2] = [("processor time", |c| c.processor), ("wall time", |c| c.wall)];
+type Clock = fn(&Clocks) -> f64;
+
+const CLOCKS: [(&str, Clock); 2] = [("processor time", |c| c.processor), ("wall time", |c| c.wall)];
 
 impl Clocks {
     fn now() -> Self {
