@@ -87,7 +87,7 @@ fn a_plan_that_would_be_refused_ends_with_3_and_every_reason() -> Result<()> {
     tree.write("VERSION", "two\n")?;
     fleet.hold("web-2", "two.restart.1")?;
     let publishing = fleet.start_publish(tree.path(), "two", &[])?;
-    fleet.wait_rollout("the second batch is open", |state| state.batch == 1)?;
+    fleet.wait_rollout("the second batch is open", |state| state.release.as_str() == "two" && state.batch == 1)?;
     let active = fleet.publish(tree.path(), "three", &["--plan"])?.expect_code(3)?;
     ensure!(active.err.contains("release two by tester") && active.err.contains("is being rolled out (running)"), "{active:?}");
     fleet.let_go("web-2", "two.restart.1")?;

@@ -23,7 +23,7 @@ fn held_in_its_second_batch() -> Result<(Fleet, Tree)> {
     tree.write("VERSION", "two\n")?;
     fleet.hold("web-2", "two.restart.1")?;
     fleet.publish(tree.path(), "two", &["--detach"])?.expect_code(0)?;
-    fleet.wait_rollout("the second batch is open", |state| state.batch == 1)?;
+    fleet.wait_rollout("the second batch is open", |state| state.release.as_str() == "two" && state.batch == 1)?;
     Ok((fleet, tree))
 }
 
