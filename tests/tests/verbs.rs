@@ -133,7 +133,7 @@ fn an_abort_of_the_very_first_release_keeps_it_from_servers_that_have_not_switch
     TWO.iter().try_for_each(|name| fleet.hold(name, "one.before.1"))?;
     let publishing = fleet.start_publish(tree.path(), "one", &[])?;
     let migrates = |name: &&str| fleet.steps(name).iter().any(|s| s == "one.before.1");
-    until("one of them migrates", || Ok(TWO.iter().any(|name| migrates(name))))?;
+    until("one of them migrates", || Ok(TWO.iter().any(migrates)))?;
     let aborting = fleet.start_coordctl(&["rollout", "abort", APP])?;
     fleet.wait_rollout("it is aborted", |s| s.aborted && s.phase == RolloutPhase::RollingBack)?;
     TWO.iter().try_for_each(|name| fleet.let_go(name, "one.before.1"))?;
