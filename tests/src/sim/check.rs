@@ -7,7 +7,7 @@ use coord_proto::ids::{NodeName, Nonce, Revision, Seq};
 use coord_proto::keys::Key;
 use coord_proto::manifest::OnUnknown;
 use coord_proto::migration::{Phase, TaskId, TaskRecord, TaskState};
-use coord_proto::rollout::{Outcome, RolloutPhase, RolloutSpec, RolloutState, StableRecord};
+use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState, StableRecord};
 use coord_proto::store::{Change, Entry, Transaction, Write};
 use coordinator::rollout::Decision;
 use coordinator::view::Fleet;
@@ -94,7 +94,7 @@ impl Check {
         if let Some(early) = fresh.iter().find(|t| t.batch != new.batch) {
             return Some(format!("{} of batch {} is told while batch {} opens", early.node, early.batch, new.batch));
         }
-        let size = self.spec.as_ref().map_or(1, |s| s.policy.serial.size(new.batch, self.targets_most));
+        let size = self.spec.as_ref().map_or(1, |spec| self.size(spec, new.batch));
         if fresh.len() > size {
             return Some(format!("{} servers are told at once, and a batch has {size}", fresh.len()));
         }
@@ -106,6 +106,13 @@ impl Check {
         let waits = self.tasks.values().any(|r| r.release == new.release && r.task.phase == Phase::Before && undecided(r));
         let words = if waits { over_failed(new) } else { over_budget(new) };
         words.map(|words| format!("batch {} opens with {words}", new.batch))
+    }
+
+    /// The most servers that batch `index` may have. A retry cuts its servers anew behind the batch of those that did their part: what
+    /// its second batch has is the policy's first.
+    fn size(&self, spec: &RolloutSpec, index: usize) -> usize {
+        let of = |index| spec.policy.serial.size(index, self.targets_most);
+        if spec.kind == RolloutKind::Retry { of(index).max(of(index.saturating_sub(1))) } else { of(index) }
     }
 
     fn stable_moved(&mut self, new: StableRecord) {
