@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::ids::{AppName, NodeName, ReleaseId, RolloutId, Seq};
 use crate::migration::TaskName;
+use crate::signature::KeyId;
 
 /// The prefix where none is configured.
 pub const DEFAULT_PREFIX: &str = "/coord/v1";
@@ -19,7 +20,7 @@ pub struct KeySpace {
 pub enum Key {
     AppSeq(AppName),
     Manifest(AppName, Seq),
-    ManifestSignature(AppName, Seq, String),
+    ManifestSignature(AppName, Seq, KeyId),
     Release(AppName, ReleaseId),
     Stable(AppName),
     RolloutSpec(AppName),
@@ -166,7 +167,7 @@ fn parse_app(app: AppName, tail: &[&str]) -> Option<Key> {
     let key = match tail {
         ["seq"] => Key::AppSeq(app),
         ["manifests", seq] => Key::Manifest(app, parse_seq(seq)?),
-        ["manifests", seq, "sigs", id] => Key::ManifestSignature(app, parse_seq(seq)?, (*id).to_owned()),
+        ["manifests", seq, "sigs", id] => Key::ManifestSignature(app, parse_seq(seq)?, id.parse().ok()?),
         ["releases", release] => Key::Release(app, release.parse().ok()?),
         ["stable"] => Key::Stable(app),
         ["rollout", "spec"] => Key::RolloutSpec(app),
@@ -198,7 +199,7 @@ mod tests {
         vec![
             Key::AppSeq(app.clone()),
             Key::Manifest(app.clone(), Seq(7)),
-            Key::ManifestSignature(app.clone(), Seq(7), "ABCD".into()),
+            Key::ManifestSignature(app.clone(), Seq(7), KeyId::of(&[7; 32])),
             Key::Release(app.clone(), release.clone()),
             Key::Stable(app.clone()),
             Key::RolloutSpec(app.clone()),

@@ -3,6 +3,8 @@
 //! ```text
 //!  ids ── keys ── records (manifest, rollout, desired, report, migration)      values, no I/O
 //!                    │
+//!                  signature   public keys and what they signed: minisign, OpenSSH
+//!                    │
 //!                  trust   signature over exact bytes, checked before they are parsed (I3)
 //!                    │
 //!                  store   trait Store: read, list, watch, guarded transaction, lease
@@ -33,6 +35,7 @@ pub mod report;
 pub mod retry;
 pub mod rollout;
 pub mod room;
+pub mod signature;
 pub mod store;
 pub mod tls;
 pub mod trust;

@@ -1,20 +1,16 @@
 //! Who may sign, and the check that comes before any parser (I3).
 //!
-//! A signature is minisign's (<https://jedisct1.github.io/minisign/>), prehashed, over the manifest's exact bytes.
+//! What a key and a signature look like is [`crate::signature`]'s; here they are counted over the manifest's exact bytes.
 
 use std::path::{Path, PathBuf};
 
-use minisign_verify::{PublicKey, Signature};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Environment, Seq};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::manifest::{Manifest, ManifestError};
+use crate::signature::{KeySet, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
 
-/// Longest signature text accepted, in bytes.
-pub const SIGNATURE_BYTES_MAX: usize = 4 * 1024;
-/// Most signatures looked at for one manifest.
-pub const SIGNATURES_MAX: usize = 16;
 /// First bytes of a manifest's envelope: guards against feeding the verifier something else.
 pub const ENVELOPE_MAGIC: &[u8; 8] = b"COORDM1\n";
 
@@ -27,7 +23,7 @@ pub struct TrustFile {
     /// How many distinct keys must have signed.
     #[serde(default = "one")]
     pub threshold: usize,
-    /// Public keys: `RW…`, one line each, as minisign prints them.
+    /// Public keys, one line each: `RW…` as minisign prints them, `ssh-ed25519 …` or `sk-ssh-ed25519@openssh.com …` as OpenSSH does.
     pub keys: Vec<String>,
     /// Nothing below this sequence number is ever accepted.
     #[serde(default)]
@@ -43,8 +39,7 @@ fn one() -> usize {
 pub struct Trust {
     pub environment: Environment,
     pub floor: Seq,
-    threshold: usize,
-    keys: Vec<PublicKey>,
+    pub keys: KeySet,
 }
 
 /// Why something is not trusted.
@@ -72,7 +67,7 @@ impl Trust {
     /// Reads a trust file.
     ///
     /// # Errors
-    /// Unreadable, unknown keys, no key, a key that is not minisign's, a threshold that cannot be met.
+    /// Unreadable, unknown keys, no key, a key of another format, a threshold that cannot be met.
     pub fn load(path: &Path) -> Result<Self, TrustError> {
         let text = std::fs::read_to_string(path).map_err(|source| TrustError::Read { path: path.into(), source })?;
         Self::parse(&text).map_err(|problem| TrustError::File { path: path.into(), problem })
@@ -84,24 +79,8 @@ impl Trust {
     /// As [`Trust::load`].
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: TrustFile = toml::from_str(text).map_err(|e| e.to_string())?;
-        let mut keys: Vec<PublicKey> = Vec::new();
-        for line in &file.keys {
-            let key = PublicKey::from_base64(line.trim())
-                .map_err(|e| format!("`{line}` is not a minisign public key ({e}); it looks like RW…"))?;
-            // Distinct keys, not distinct lines: one key listed twice must not count as two.
-            if keys.contains(&key) {
-                return Err(format!("the key `{line}` is listed twice"));
-            }
-            keys.push(key);
-        }
-        if file.threshold == 0 || file.threshold > keys.len() {
-            return Err(format!(
-                "threshold is {} and {} keys are listed; it must be between 1 and the number of keys",
-                file.threshold,
-                keys.len()
-            ));
-        }
-        Ok(Self { environment: file.environment, floor: file.floor, threshold: file.threshold, keys })
+        let keys = KeySet::parse(&file.keys, file.threshold).map_err(|e| e.to_string())?;
+        Ok(Self { environment: file.environment, floor: file.floor, keys })
     }
 
     /// Checks the signatures over `manifest`'s exact bytes, and only then parses it.
@@ -112,9 +91,9 @@ impl Trust {
         if manifest.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLarge { len: manifest.len() }.into());
         }
-        let valid = self.keys.iter().filter(|key| signed_by(key, manifest, signatures)).count();
-        if valid < self.threshold {
-            return Err(TrustError::Signatures { needed: self.threshold, valid, given: signatures.len() });
+        let (valid, needed) = (self.keys.valid(manifest, signatures), self.keys.threshold());
+        if valid < needed {
+            return Err(TrustError::Signatures { needed, valid, given: signatures.len() });
         }
         let manifest = Manifest::decode(manifest)?;
         if manifest.environment != self.environment {
@@ -131,12 +110,6 @@ impl Trust {
         let envelope = Envelope::decode(bytes)?;
         self.open(&envelope.manifest, &envelope.signatures)
     }
-}
-
-fn signed_by(key: &PublicKey, manifest: &[u8], signatures: &[String]) -> bool {
-    let valid =
-        |text: &String| text.len() <= SIGNATURE_BYTES_MAX && Signature::decode(text).is_ok_and(|s| key.verify(manifest, &s, false).is_ok());
-    signatures.iter().take(SIGNATURES_MAX).any(valid)
 }
 
 /// What is stored under `manifests/<seq>`: length-limited framing around exact bytes and their first signatures.

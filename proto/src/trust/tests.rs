@@ -84,7 +84,8 @@ fn trust_files_that_cannot_work_are_refused() {
         ("threshold", trust(&[&a, &b], 0)),
         ("threshold", trust(&[], 1)),
         ("unknown field", Trust::parse("version = 1\nenvironment = \"p\"\nkeys = []\nkesy = []\n")),
-        ("RW", Trust::parse("version = 1\nenvironment = \"p\"\nkeys = [\"ssh-ed25519 AAAA\"]\n")),
+        ("RW", Trust::parse("version = 1\nenvironment = \"p\"\nkeys = [\"AAAA\"]\n")),
+        ("ssh-ed25519 AAAA", Trust::parse("version = 1\nenvironment = \"p\"\nkeys = [\"ssh-ed25519 AAAA\"]\n")),
     ] {
         let text = result.err().unwrap_or_default();
         assert!(text.contains(problem), "{problem}: {text}");
