@@ -10,7 +10,7 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::manifest::Manifest;
 use coord_proto::report::FailureCode;
 use coord_proto::store::{SharedStore, StoreError};
-use coord_proto::trust::{Envelope, Trust, TrustError};
+use coord_proto::trust::{Trust, TrustError, gather};
 
 use crate::durable::{DurableError, ensure_dir_durably, write_file_durably};
 
@@ -95,15 +95,17 @@ impl Manifests {
         self.fetch(app, seq).await.map(|(_, manifest)| manifest)
     }
 
-    /// The stored bytes, and what they are once a signature was checked (I3).
+    /// The stored bytes with all their signatures, and what they are once enough of these were checked (I3).
     async fn fetch(&self, app: &AppName, seq: Seq) -> Result<(Vec<u8>, Manifest), LoadError> {
+        // The keys of signatures that were added later begin with the manifest's own.
         let key = self.keys.key(&Key::Manifest(app.clone(), seq));
         let store = |source| LoadError::Store { app: app.clone(), seq, source };
         let untrusted = |source| LoadError::Untrusted { app: app.clone(), seq, source };
-        let entry = self.store.read(&key).await.map_err(store)?.entry.ok_or_else(|| LoadError::Missing { app: app.clone(), seq })?;
-        let envelope = Envelope::decode(&entry.value).map_err(untrusted)?;
+        let listed = self.store.list(&key).await.map_err(store)?.entries;
+        let envelope = gather(&listed, &self.keys, app, seq).map_err(untrusted)?;
+        let envelope = envelope.ok_or_else(|| LoadError::Missing { app: app.clone(), seq })?;
         let manifest = self.trust.open(&envelope.manifest, &envelope.signatures).map_err(untrusted)?;
-        Ok((entry.value, manifest))
+        Ok((envelope.encode(), manifest))
     }
 
     fn path(&self, app: &AppName, seq: Seq) -> PathBuf {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Environment, Seq};
+use crate::ids::{AppName, Environment, Seq};
+use crate::keys::{Key, KeySpace};
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::manifest::{Manifest, ManifestError};
 use crate::signature::{KeySet, SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
+use crate::store::Entry;
 
 /// First bytes of a manifest's envelope: guards against feeding the verifier something else.
 pub const ENVELOPE_MAGIC: &[u8; 8] = b"COORDM1\n";
@@ -88,10 +90,23 @@ impl Trust {
     /// # Errors
     /// Too few valid signatures, a manifest that breaks a limit, another environment.
     pub fn open(&self, manifest: &[u8], signatures: &[String]) -> Result<Manifest, TrustError> {
+        self.open_signed_by(self.keys.threshold(), manifest, signatures).map(|(manifest, _)| manifest)
+    }
+
+    /// [`Trust::open`] for whoever is asked to add a signature: one is enough. Also says how many more the servers want.
+    ///
+    /// # Errors
+    /// As [`Trust::open`]
+    pub fn open_waiting(&self, manifest: &[u8], signatures: &[String]) -> Result<(Manifest, usize), TrustError> {
+        let (manifest, valid) = self.open_signed_by(1, manifest, signatures)?;
+        Ok((manifest, self.keys.threshold().saturating_sub(valid)))
+    }
+
+    fn open_signed_by(&self, needed: usize, manifest: &[u8], signatures: &[String]) -> Result<(Manifest, usize), TrustError> {
         if manifest.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLarge { len: manifest.len() }.into());
         }
-        let (valid, needed) = (self.keys.valid(manifest, signatures), self.keys.threshold());
+        let valid = self.keys.valid(manifest, signatures);
         if valid < needed {
             return Err(TrustError::Signatures { needed, valid, given: signatures.len() });
         }
@@ -99,7 +114,7 @@ impl Trust {
         if manifest.environment != self.environment {
             return Err(TrustError::Environment { found: manifest.environment, expected: self.environment.clone() });
         }
-        Ok(manifest)
+        Ok((manifest, valid))
     }
 
     /// [`Trust::open`] for the bytes stored under `manifests/<seq>`.
@@ -154,6 +169,22 @@ impl Envelope {
         let manifest = take_frame(&mut rest, MANIFEST_BYTES_MAX).ok_or(problem("cut short or over its limits"))?.to_vec();
         if rest.is_empty() { Ok(Self { manifest, signatures }) } else { Err(problem("followed by other bytes")) }
     }
+}
+
+/// A manifest as it is stored: what it was published with, and each later signature under a key of its own.
+///
+/// # Errors
+/// [`TrustError::Envelope`]; of the signatures, what is too long or too many is left out, because anybody may have written it.
+pub fn gather(listed: &[Entry], keys: &KeySpace, app: &AppName, seq: Seq) -> Result<Option<Envelope>, TrustError> {
+    let manifest = Key::Manifest(app.clone(), seq);
+    let Some(entry) = listed.iter().find(|entry| keys.parse(&entry.key).as_ref() == Some(&manifest)) else { return Ok(None) };
+    let mut envelope = Envelope::decode(&entry.value)?;
+    let of_this = |entry: &&Entry| matches!(keys.parse(&entry.key), Some(Key::ManifestSignature(a, s, _)) if a == *app && s == seq);
+    let later = listed.iter().filter(of_this).filter(|entry| entry.value.len() <= SIGNATURE_BYTES_MAX);
+    let later = later.filter_map(|entry| String::from_utf8(entry.value.clone()).ok());
+    let room = SIGNATURES_MAX - envelope.signatures.len();
+    envelope.signatures.extend(later.take(room));
+    Ok(Some(envelope))
 }
 
 fn take_u32(rest: &mut &[u8]) -> Option<usize> {

@@ -1,8 +1,10 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
+use coord_proto::signature::KeyId;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::{Store, Transaction};
+use coord_proto::trust::Envelope;
 use minisign::KeyPair;
 
 use super::*;
@@ -18,9 +20,15 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    of_keys(1, &[])
+}
+
+/// With these keys beside its own.
+fn of_keys(threshold: usize, others: &[&KeyPair]) -> Bench {
     let (store, dir) = (MemoryStore::new(), tempfile::tempdir().expect("dir"));
     let key = KeyPair::generate_unencrypted_keypair().expect("a key pair");
-    let file = format!("version = 1\nenvironment = \"production\"\nthreshold = 1\nkeys = [\"{}\"]\n", key.pk.to_base64());
+    let lines: Vec<String> = std::iter::once(&key).chain(others.iter().copied()).map(|key| key.pk.to_base64()).collect();
+    let file = format!("version = 1\nenvironment = \"production\"\nthreshold = {threshold}\nkeys = {lines:?}\n");
     let trust = Trust::parse(&file).expect("a trust file");
     let manifests = Manifests { store: Arc::new(store.clone()), keys: KeySpace::default(), trust, apps: dir.path().into() };
     Bench { store, manifests, key, app: "a".parse().expect("app"), _dir: dir }
@@ -39,14 +47,28 @@ fn manifest_of(app: &str, seq: Seq, environment: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+fn signature(by: &KeyPair, manifest: &[u8]) -> String {
+    minisign::sign(Some(&by.pk), &by.sk, Cursor::new(manifest), None, None).expect("signed").into_string()
+}
+
+fn pair() -> KeyPair {
+    KeyPair::generate_unencrypted_keypair().expect("a key pair")
+}
+
 impl Bench {
     async fn publish(&self, bytes: Vec<u8>) {
         let key = self.manifests.keys.key(&Key::Manifest(self.app.clone(), SEQ));
         self.store.commit(Transaction::new().put(key, bytes)).await.expect("published");
     }
 
+    /// Adds a signature under the id of a key, as `release sign` does.
+    async fn add(&self, id: KeyId, signature: String) {
+        let key = self.manifests.keys.key(&Key::ManifestSignature(self.app.clone(), SEQ, id));
+        self.store.commit(Transaction::new().put(key, signature.into_bytes())).await.expect("added");
+    }
+
     fn signed(&self, by: &KeyPair, manifest: Vec<u8>) -> Vec<u8> {
-        let signature = minisign::sign(Some(&by.pk), &by.sk, Cursor::new(&manifest), None, None).expect("signed").into_string();
+        let signature = signature(by, &manifest);
         Envelope { manifest, signatures: vec![signature] }.encode()
     }
 
@@ -122,4 +144,56 @@ async fn only_what_is_named_is_retained() {
     assert!(bench.kept().exists());
     bench.manifests.retain(&bench.app, &[Seq(4)]).expect("removed");
     assert!(!bench.kept().exists());
+}
+
+#[tokio::test]
+async fn a_second_signature_that_was_added_later_counts_and_is_kept() {
+    let second = pair();
+    let bench = of_keys(2, &[&second]);
+    bench.publish_good().await;
+    assert_eq!(bench.load().await, Err(FailureCode::SignatureInvalid), "one of two");
+    bench.add(KeyId::of(&[2; 32]), signature(&second, &manifest("production"))).await;
+    assert_eq!(bench.load().await, Ok(SEQ));
+    bench.store.set_offline(true);
+    assert_eq!(bench.load().await, Ok(SEQ), "the copy on the disk has both");
+}
+
+#[tokio::test]
+async fn one_key_under_two_ids_a_key_that_is_not_listed_and_other_bytes_are_no_second_signature() {
+    let (second, revoked) = (pair(), pair());
+    let bench = of_keys(2, &[&second]);
+    bench.publish_good().await;
+    for (n, text) in [
+        signature(&bench.key, &manifest("production")),
+        signature(&bench.key, &manifest("production")),
+        signature(&revoked, &manifest("production")),
+        signature(&second, b"other bytes"),
+        "x".repeat(coord_proto::signature::SIGNATURE_BYTES_MAX + 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bench.add(KeyId::of(&[n as u8; 32]), text).await;
+        assert_eq!(bench.load().await, Err(FailureCode::SignatureInvalid), "{n}");
+    }
+    assert!(!bench.kept().exists());
+    // A manifest's signatures are its own: the next one's are listed by their own number.
+    let next = Key::ManifestSignature(bench.app.clone(), Seq(4), KeyId::of(&[9; 32]));
+    let text = signature(&second, &manifest("production"));
+    bench.store.commit(Transaction::new().put(bench.manifests.keys.key(&next), text.into_bytes())).await.expect("added");
+    assert_eq!(bench.load().await, Err(FailureCode::SignatureInvalid));
+    bench.add(KeyId::of(&[10; 32]), signature(&second, &manifest("production"))).await;
+    assert_eq!(bench.load().await, Ok(SEQ));
+}
+
+#[tokio::test]
+async fn more_signatures_than_the_limit_are_left_out() {
+    let bench = bench();
+    bench.publish_good().await;
+    for n in 0..2 * coord_proto::signature::SIGNATURES_MAX {
+        bench.add(KeyId::of(&[n as u8; 32]), "no signature".to_owned()).await;
+    }
+    assert_eq!(bench.load().await, Ok(SEQ));
+    let kept = Envelope::decode(&std::fs::read(bench.kept()).expect("a copy")).expect("within its limits");
+    assert_eq!(kept.signatures.len(), coord_proto::signature::SIGNATURES_MAX);
 }
