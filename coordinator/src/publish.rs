@@ -146,7 +146,8 @@ impl PublishError {
             PublishError::NotTrusted(_) => {
                 (Exit::Refused, "sign with a key that the trust file lists: `coordctl key inspect` prints its public line".to_owned())
             }
-            PublishError::Sign(_) | PublishError::Store(_) => (Exit::Error, String::new()),
+            PublishError::Sign(error) => (Exit::Error, error.hint().to_owned()),
+            PublishError::Store(_) => (Exit::Error, String::new()),
             PublishError::Unsettled { .. } => (Exit::Error, "look with `coordctl release list` before publishing again".to_owned()),
         };
         Failure::from(error).exit(exit).hint(hint)

@@ -1,4 +1,4 @@
-//! Signing keys in minisign's format: made, read and used.
+//! Signing keys: of minisign made, read and used here; of OpenSSH used through `ssh-keygen`.
 
 use std::fmt;
 use std::io::{self, Read as _};
@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
 use coord_proto::ids::Seq;
+use coord_proto::signature::{self, KeyError, SignatureError};
+
+mod openssh;
 
 /// Largest key file that is read: a key is two lines.
 const KEY_BYTES_MAX: u64 = 8 * 1024;
@@ -19,10 +22,10 @@ pub enum KeySource {
     Text(String),
 }
 
-/// A secret key, ready to sign.
-pub struct Signer {
-    secret: SecretKey,
-    public: PublicKey,
+/// A key, ready to sign.
+pub enum Signer {
+    Minisign { secret: SecretKey, public: signature::PublicKey },
+    OpenSsh(openssh::Signer),
 }
 
 /// Why a key cannot be used or made.
@@ -60,6 +63,42 @@ pub enum SignError {
     },
     #[error("cannot sign")]
     Sign(#[source] minisign::PError),
+    #[error("the OpenSSH key {from} cannot sign releases")]
+    OpenSsh {
+        from: String,
+        #[source]
+        source: KeyError,
+    },
+    #[error("signing with the OpenSSH key {from} needs ssh-keygen, and it is not installed")]
+    NoSshKeygen { from: String },
+    #[error("cannot run ssh-keygen for the key {from}")]
+    RunSshKeygen {
+        from: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("ssh-keygen did not sign with the key {from}: {said}")]
+    SshKeygen { from: String, said: String },
+    #[error("no server would accept what ssh-keygen signed with the key {from}")]
+    Refused {
+        from: String,
+        #[source]
+        source: SignatureError,
+    },
+}
+
+impl SignError {
+    /// What to do about it; empty where the error says all.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::NoSshKeygen { .. } => "install it: apt-get install openssh-client",
+            Self::SshKeygen { .. } => {
+                "of a .pub file, the private half must be beside it or in ssh-agent: ssh-add -l lists what the agent has"
+            }
+            Self::OpenSsh { .. } => "ssh-keygen -t ed25519 makes a key that can; -t ed25519-sk one on a security key",
+            _ => "",
+        }
+    }
 }
 
 /// The key itself is never shown.
@@ -102,6 +141,9 @@ impl Signer {
     pub fn read(source: &KeySource, password: impl FnOnce() -> io::Result<String>) -> Result<Self, SignError> {
         let from = source.name();
         let text = source.text()?;
+        if openssh::looks_like(&text) {
+            return openssh::Signer::read(source, &text).map(Self::OpenSsh);
+        }
         let parse = |text: &str| SecretKeyBox::from_string(text).map_err(|source| SignError::Format { from: from.clone(), source });
         let secret = match parse(&text)?.into_unencrypted_secret_key() {
             Ok(secret) => secret,
@@ -113,7 +155,7 @@ impl Signer {
             }
         };
         let public = PublicKey::from_secret_key(&secret).map_err(SignError::Sign)?;
-        Ok(Self { secret, public })
+        Ok(Self::minisign(secret, &public))
     }
 
     /// A fresh key that is nowhere on a disk, for tests and `dev`.
@@ -122,21 +164,38 @@ impl Signer {
     /// The system gives no randomness.
     pub fn generate() -> Result<Self, SignError> {
         let pair = KeyPair::generate_unencrypted_keypair().map_err(SignError::Sign)?;
-        Ok(Self { secret: pair.sk, public: pair.pk })
+        Ok(Self::minisign(pair.sk, &pair.pk))
     }
 
-    /// The line for `keys` in a trust file: `RW…`.
+    fn minisign(secret: SecretKey, public: &PublicKey) -> Self {
+        let public = signature::PublicKey::parse(&public.to_base64()).expect("both read the same format");
+        Self::Minisign { secret, public }
+    }
+
+    /// Its public half.
+    pub fn public(&self) -> &signature::PublicKey {
+        match self {
+            Self::Minisign { public, .. } => public,
+            Self::OpenSsh(signer) => signer.public(),
+        }
+    }
+
+    /// The line for `keys` in a trust file: `RW…` or `ssh-ed25519 …`.
     pub fn public_line(&self) -> String {
-        self.public.to_base64()
+        self.public().to_string()
     }
 
     /// The signature's text over exactly these bytes.
     ///
     /// # Errors
-    /// The system gives no randomness.
+    /// The system gives no randomness; of an OpenSSH key, whatever `ssh-keygen` says.
     pub fn sign(&self, bytes: &[u8], seq: Seq) -> Result<String, SignError> {
+        let secret = match self {
+            Self::Minisign { secret, .. } => secret,
+            Self::OpenSsh(signer) => return signer.sign(bytes),
+        };
         let comment = format!("manifest {seq}");
-        let signature = minisign::sign(Some(&self.public), &self.secret, io::Cursor::new(bytes), Some(&comment), Some("coord"));
+        let signature = minisign::sign(None, secret, io::Cursor::new(bytes), Some(&comment), Some("coord"));
         signature.map(|s| s.into_string()).map_err(SignError::Sign)
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use coord_proto::signature::PublicKey;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 use super::Done;
@@ -32,7 +33,7 @@ pub enum Command {
     },
     /// Print the public line of a key, for `keys` in a trust file
     Inspect {
-        /// A secret or public key; `-` for standard input
+        /// A secret or public key, of minisign or OpenSSH; `-` for standard input
         #[arg(default_value = "-")]
         file: PathBuf,
         #[arg(long)]
@@ -70,14 +71,21 @@ fn inspect(file: &std::path::Path, format: Format, ui: Ui) -> Result<(), Failure
             std::fs::read_to_string(path).map_err(|e| Failure::new(Exit::Error, format!("cannot read {}: {e}", path.display())))?
         }
     };
-    let public = minisign::PublicKeyBox::from_string(&text).and_then(minisign::PublicKeyBox::into_public_key);
-    let (kind, line) = match public {
-        Ok(public) => ("public", public.to_base64()),
-        Err(_) => ("secret", signer(&source)?.public_line()),
+    // The last line of both formats' public files is the key; no secret key's is one.
+    let public = text.lines().rfind(|line| !line.trim().is_empty()).and_then(|line| PublicKey::parse(line).ok());
+    let (kind, key) = match public {
+        Some(public) => ("public", public),
+        None => ("secret", signer(&source)?.public().clone()),
+    };
+    let of = match &key {
+        PublicKey::Minisign(_) => "minisign",
+        PublicKey::OpenSsh(_) => "openssh",
     };
     match format {
-        Format::Json => ui.json(&serde_json::json!({ "kind": kind, "public": line }))?,
-        Format::Text => ui.out(line)?,
+        Format::Json => {
+            ui.json(&serde_json::json!({ "kind": kind, "format": of, "id": key.id().to_string(), "public": key.to_string() }))?;
+        }
+        Format::Text => ui.out(key.to_string())?,
     }
     Ok(())
 }
