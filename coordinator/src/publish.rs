@@ -6,6 +6,9 @@
 //!
 //! The transaction compares every key that was looked at, so whoever publishes at the same time loses as a whole. A lost answer is settled
 //! by reading back: the key of its audit event is random, so what is found there is ours or is not.
+//!
+//! Where the trust file asks for more signatures than there are keys, all but the rollout is written: the release waits, blocks nobody, and
+//! is rolled out by whoever adds the last signature ([`countersign`]).
 
 use coord_proto::event::AuditEvent;
 use coord_proto::ids::{AppName, Environment, Nonce, ReleaseId, Revision, RolloutId, Seq};
@@ -13,7 +16,7 @@ use coord_proto::keys::{Key, KeySpace};
 use coord_proto::labels::Selector;
 use coord_proto::manifest::{Artifact, Manifest, ManifestError};
 use coord_proto::migration::Head;
-use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict};
+use coord_proto::rollout::{Actor, ReleaseRecord, RolloutKind, RolloutPhase, RolloutSpec, SeqRecord, Serial, Verdict, Waiting};
 use coord_proto::store::{Compare, Store, StoreError, Transaction, read_record};
 use coord_proto::trust::{Envelope, Trust, TrustError};
 
@@ -23,6 +26,7 @@ use crate::exit::Exit;
 use crate::sign::{SignError, Signer};
 use crate::ui::Failure;
 
+pub mod countersign;
 pub mod follow;
 pub mod preview;
 pub mod standing;
@@ -54,7 +58,10 @@ pub struct Request<'a> {
 /// What was published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Published {
+    /// Stored only if no signature is missing.
     pub spec: RolloutSpec,
+    /// Signatures that servers still want.
+    pub missing: usize,
     pub manifest: Manifest,
     /// The transaction's.
     pub at: Revision,
@@ -173,37 +180,73 @@ pub async fn publish(
     now: i64,
 ) -> Result<Published, PublishError> {
     let app = &request.deploy.app;
+    let missing = signing.missing()?;
+    // What waits for a signature blocks nobody, and nobody blocks it: whether it may be rolled out is asked when it is complete.
+    let admit = |standing: &Standing| if missing > 0 { standing.led() } else { standing.admit_for(request.supersede) };
     let first = Standing::look(store, keys, app).await?;
-    first.admit_for(request.supersede)?;
+    admit(&first)?;
     let seen = first.spec.as_ref().map(|(spec, _)| spec.id.clone());
     let mut standing = first;
     for _ in 0..TRIES_MAX {
         let release = free_release(store, keys, request, now).await?;
         let draft = Draft::new(&standing, request, release, now);
         let envelope = signing.seal(&draft.manifest)?;
-        let (transaction, spec) = draft.transaction(keys, &standing, request, &envelope);
-        let event = AuditEvent { app: Some(app.clone()), what: format!("published release {}", spec.release), by: request.by.clone() };
+        let (transaction, spec) = draft.transaction(keys, &standing, request, (&envelope, missing));
+        let what = format!("published release {}{}", spec.release, if missing > 0 { ", which waits for signatures" } else { "" });
+        let event = AuditEvent { app: Some(app.clone()), what, by: request.by.clone() };
         let committed = audited(store, keys, transaction, &event).await.map_err(|e| PublishError::of(e, &spec.release))?;
         if let Some(at) = committed {
-            return Ok(Published { spec, manifest: draft.manifest, at });
+            return Ok(Published { spec, missing, manifest: draft.manifest, at });
         }
         standing = Standing::look(store, keys, app).await?;
-        standing.lost_to_another(seen.as_ref())?;
-        standing.admit_for(request.supersede)?;
+        if missing == 0 {
+            standing.lost_to_another(seen.as_ref())?;
+        }
+        admit(&standing)?;
     }
     Err(PublishError::Restless { app: app.clone() })
 }
 
 impl Signing<'_> {
-    /// Checks, signs and frames the manifest's exact bytes.
-    fn seal(&self, manifest: &Manifest) -> Result<Envelope, PublishError> {
+    /// How many signatures servers would still want beside those of these keys. Nothing is signed for it: a security key is not touched.
+    ///
+    /// # Errors
+    /// None of the keys is trusted.
+    pub fn missing(&self) -> Result<usize, PublishError> {
+        let Some(trust) = self.trust else { return Ok(0) };
+        let needed = trust.keys.threshold();
+        let listed = trust.keys.keys().iter().filter(|key| self.signers.iter().any(|signer| signer.public() == *key)).count();
+        if listed == 0 {
+            return Err(PublishError::NotTrusted(TrustError::Signatures { needed, valid: 0, given: self.signers.len() }));
+        }
+        Ok(needed.saturating_sub(listed))
+    }
+
+    /// The manifest's exact bytes, which servers would not refuse for their size, shape or environment.
+    fn checked(&self, manifest: &Manifest) -> Result<Vec<u8>, PublishError> {
         manifest.check()?;
         let bytes = manifest.encode();
-        // Read back as servers read it: what they refuse for its size or shape is refused here.
+        // Read back as servers read it.
         Manifest::decode(&bytes)?;
+        match self.trust.map(|trust| &trust.environment).filter(|expected| **expected != manifest.environment) {
+            Some(expected) => {
+                let (found, expected) = (manifest.environment.clone(), expected.clone());
+                Err(PublishError::NotTrusted(TrustError::Environment { found, expected }))
+            }
+            None => Ok(bytes),
+        }
+    }
+
+    /// Checks, signs and frames the manifest's exact bytes.
+    fn seal(&self, manifest: &Manifest) -> Result<Envelope, PublishError> {
+        let bytes = self.checked(manifest)?;
         let signatures: Vec<String> = self.signers.iter().map(|s| s.sign(&bytes, manifest.seq)).collect::<Result<_, _>>()?;
         if let Some(trust) = self.trust {
-            trust.open(&bytes, &signatures).map_err(PublishError::NotTrusted)?;
+            let (_, missing) = trust.open_waiting(&bytes, &signatures).map_err(PublishError::NotTrusted)?;
+            if missing != self.missing()? {
+                let (needed, given) = (trust.keys.threshold(), signatures.len());
+                return Err(PublishError::NotTrusted(TrustError::Signatures { needed, valid: needed.saturating_sub(missing), given }));
+            }
         }
         Ok(Envelope { manifest: bytes, signatures })
     }
@@ -255,11 +298,23 @@ impl Draft {
         Self { manifest: request.deploy.manifest(edition, request.artifact.clone()) }
     }
 
-    fn transaction(&self, keys: &KeySpace, standing: &Standing, request: &Request<'_>, envelope: &Envelope) -> (Transaction, RolloutSpec) {
+    fn transaction(
+        &self,
+        keys: &KeySpace,
+        standing: &Standing,
+        request: &Request<'_>,
+        (envelope, missing): (&Envelope, usize),
+    ) -> (Transaction, RolloutSpec) {
         let m = &self.manifest;
         let spec = self.spec(request);
-        let record =
-            ReleaseRecord { seq: m.seq, verdict: Verdict::Untried, by: request.by.clone(), notes: std::collections::BTreeMap::new() };
+        let waits = Waiting { signatures: missing, serial: request.serial.clone(), limit: request.limit.clone() };
+        let record = ReleaseRecord {
+            seq: m.seq,
+            verdict: Verdict::Untried,
+            by: request.by.clone(),
+            notes: std::collections::BTreeMap::new(),
+            waits: (missing > 0).then_some(waits),
+        };
         let manifest_key = keys.key(&Key::Manifest(m.app.clone(), m.seq));
         let release_key = keys.key(&Key::Release(m.app.clone(), m.release.clone()));
         let transaction = standing
@@ -268,25 +323,31 @@ impl Draft {
             .when(Compare::absent(&release_key))
             .put_record(keys.key(&Key::AppSeq(m.app.clone())), &SeqRecord { seq: m.seq, created: m.created })
             .put(manifest_key, envelope.encode())
-            .put_record(release_key, &record)
-            .put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec);
-        (transaction, spec)
+            .put_record(release_key, &record);
+        if missing > 0 {
+            return (transaction, spec);
+        }
+        (transaction.put_record(keys.key(&Key::RolloutSpec(m.app.clone())), &spec), spec)
     }
 
     fn spec(&self, request: &Request<'_>) -> RolloutSpec {
-        let m = &self.manifest;
-        RolloutSpec {
-            id: rollout_id(m.seq),
-            app: m.app.clone(),
-            seq: m.seq,
-            release: m.release.clone(),
-            kind: RolloutKind::Publish,
-            policy: m.rollout.clone().with_serial(request.serial.as_ref()),
-            limit: request.limit.clone(),
-            force_run: false,
-            retried: None,
-            by: request.by.clone(),
-        }
+        first_rollout(&self.manifest, (request.serial.as_ref(), request.limit.as_ref()), &request.by)
+    }
+}
+
+/// The rollout that a release is published for.
+fn first_rollout(m: &Manifest, (serial, limit): (Option<&Serial>, Option<&Selector>), by: &Actor) -> RolloutSpec {
+    RolloutSpec {
+        id: rollout_id(m.seq),
+        app: m.app.clone(),
+        seq: m.seq,
+        release: m.release.clone(),
+        kind: RolloutKind::Publish,
+        policy: m.rollout.clone().with_serial(serial),
+        limit: limit.cloned(),
+        force_run: false,
+        retried: None,
+        by: by.clone(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Labels of a server, and the selectors that match them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,17 @@ impl Selector {
     pub fn matches_by<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         let has = |wanted: &Labels| matches_by(wanted, &label);
         has(&self.all) && (self.any.is_empty() || self.any.iter().any(has))
+    }
+}
+
+/// As it is typed; groups of which one must match stand in brackets.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = |labels: &Labels| labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
+        let groups = self.any.iter().map(|group| format!("[{}]", pairs(group))).collect::<Vec<_>>().join(" or ");
+        let parts = [pairs(&self.all), groups];
+        let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        f.write_str(&parts.join(" and "))
     }
 }
 

@@ -327,6 +327,21 @@ pub struct ReleaseRecord {
     /// Labels of a person's choosing: VCS revision, build number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<String, String>,
+    /// Set until enough people have signed it: nothing is rolled out before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Waiting>,
+}
+
+/// A release that waits for signatures: what it waits for, and what its publisher asked for beside the manifest. For people and for whoever
+/// signs last; servers count the signatures themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// How many more are needed.
+    pub signatures: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Serial>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Selector>,
 }
 record!(ReleaseRecord, "release record", 1);
 

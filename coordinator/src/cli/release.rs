@@ -1,4 +1,4 @@
-//! `coordctl release pack|publish|list|show|verify`.
+//! `coordctl release pack|publish|sign|list|show|verify`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ mod list;
 mod plan;
 mod publish;
 mod show;
+mod sign;
 
 /// `coordctl release …`
 #[derive(Debug, Subcommand)]
@@ -36,6 +37,8 @@ pub enum Command {
     },
     /// Pack, sign and publish a release, and follow its rollout
     Publish(publish::Args),
+    /// Add a signature to a release that waits for it; the last one begins its rollout
+    Sign(sign::Args),
     /// Releases, the newest first
     List {
         /// Only this app
@@ -73,6 +76,7 @@ pub async fn run(command: Command, global: Global, ui: Ui) -> Done {
     match command {
         Command::Pack { dir, output, environment, json } => pack_to(&dir, &output, environment, Format::of(json), ui).await,
         Command::Publish(args) => publish::run(args, global.session(ui)?).await,
+        Command::Sign(args) => sign::run(args, global.session(ui)?).await,
         Command::List { app, json } => list::run(&global.session(ui)?, app.as_ref(), Format::of(json)).await,
         Command::Show { app, release, json } => show::show(&global.session(ui)?, &app, &release, Format::of(json)).await,
         Command::Verify { app, release, trust, artifact, json } => {
@@ -128,6 +132,12 @@ async fn packed(source: &Path, deploy: &DeployFile, scratch: &Path, ui: Ui) -> R
         ui.note(format!("left out, because they look like secrets: {}{more} (`artifact.include` packs them)", shown.join(", ")));
     }
     Ok(packed)
+}
+
+/// The trust file that a flag names, else the context's.
+fn trust_file(given: Option<&PathBuf>, session: &Session) -> Result<PathBuf, Failure> {
+    let path = given.or(session.context.trust.as_ref()).cloned();
+    path.ok_or_else(|| Failure::new(Exit::Usage, "no trust file is given").hint("--trust FILE, or `trust` in the context"))
 }
 
 /// For people: digest and size.

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use coord_proto::rollout::RolloutSpec;
 use tokio_util::sync::CancellationToken;
 
 use super::rollout::watch::Display;
@@ -73,6 +74,39 @@ async fn follow(
             biased;
             interrupted = tokio::signal::ctrl_c() => return interrupted.map(|()| Waited::Interrupted).map_err(Failure::from),
             () = &mut deadline => return Ok(Waited::TimedOut),
+            changed = fleets.changed() => changed.map_err(|_| Failure::new(Exit::Error, "the view of the fleet ended").hint(session.away_hint()))?,
+        }
+    }
+}
+
+/// Waits until others have signed what `waits` would roll out, and gives the rollout that came of it.
+///
+/// # Errors
+/// Nobody did in time, a newer release came first, or the wait was interrupted: the release waits on.
+pub async fn for_signatures(session: &Session, waits: &RolloutSpec, timeout: Duration) -> Result<RolloutSpec, Failure> {
+    let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard();
+    let mut fleets = observe::fleets(session.store.clone(), session.keys.clone(), stop);
+    let deadline = tokio::time::sleep(timeout);
+    tokio::pin!(deadline);
+    let on = |words: String| Failure::new(Exit::TimedOut, words).hint(format!("`coordctl release sign {} {}`", waits.app, waits.release));
+    loop {
+        let fleet = fleets.borrow_and_update().clone();
+        match fleet.as_ref().and_then(|fleet| fleet.apps.get(&waits.app)?.spec.as_ref()) {
+            Some(spec) if spec.seq == waits.seq => return Ok(spec.clone()),
+            Some(spec) if spec.seq > waits.seq => {
+                let words = format!("release {} by {} was rolled out meanwhile, and has a higher number", spec.release, spec.by);
+                return Err(Failure::refused(words).hint("publish again"));
+            }
+            _ => {}
+        }
+        tokio::select! {
+            biased;
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Err(on("interrupted: the release waits on for its signatures".to_owned()));
+            }
+            () = &mut deadline => return Err(on(format!("nobody signed within {}; the release waits on", humantime::format_duration(timeout)))),
             changed = fleets.changed() => changed.map_err(|_| Failure::new(Exit::Error, "the view of the fleet ended").hint(session.away_hint()))?,
         }
     }

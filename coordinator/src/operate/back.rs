@@ -77,6 +77,10 @@ fn facts<'a>(app: &'a App, name: &AppName, seq: Seq) -> Result<&'a ManifestFacts
 fn the_named<'a>(app: &'a App, name: &AppName, release: &ReleaseId, force: bool) -> Result<&'a ManifestFacts, OperateError> {
     let unknown = || OperateError::refused(format!("there is no release {release} of {name}"), list_hint(name));
     let record = app.releases.get(release).ok_or_else(unknown)?;
+    if let Some(waits) = &record.waits {
+        let words = format!("release {release} waits for {}", words::signatures(waits.signatures));
+        return Err(OperateError::refused(words, format!("`coordctl release sign {name} {release}` adds one")));
+    }
     if record.verdict != Verdict::Good && !force {
         let refused = format!("release {release} is {}: no rollout of it came to a good end", words::verdict(record.verdict));
         return Err(OperateError::refused(refused, format!("name a good one ({}), or say --force", list_hint(name))));

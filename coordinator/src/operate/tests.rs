@@ -139,7 +139,7 @@ impl Scene {
     }
 
     async fn judge(&self, seq: u64, verdict: Verdict) {
-        let record = ReleaseRecord { seq: Seq(seq), verdict, by: bob(), notes: Default::default() };
+        let record = ReleaseRecord { seq: Seq(seq), verdict, by: bob(), notes: Default::default(), waits: None };
         self.put(&Key::Release(app(), release(seq)), &record).await;
     }
 

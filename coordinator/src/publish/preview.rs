@@ -12,6 +12,8 @@ use super::{Draft, PublishError, Request, Signing, Standing, free_release};
 pub struct Preview {
     pub spec: RolloutSpec,
     pub manifest: Manifest,
+    /// Signatures that servers would still want: it would wait for them.
+    pub missing: usize,
     /// All that stands in its way, not only the first.
     pub refused: Vec<PublishError>,
 }
@@ -19,7 +21,7 @@ pub struct Preview {
 /// Drafts it as [`super::publish`] would. `now` is Unix seconds.
 ///
 /// # Errors
-/// The store does not answer, or a key cannot sign: whether it would be refused, nobody knows then.
+/// The store does not answer: whether it would be refused, nobody knows then.
 pub async fn preview(
     store: &dyn Store,
     keys: &KeySpace,
@@ -28,7 +30,13 @@ pub async fn preview(
     now: i64,
 ) -> Result<Preview, PublishError> {
     let standing = Standing::look(store, keys, &request.deploy.app).await?;
-    let mut refused: Vec<PublishError> = standing.admit_for(request.supersede).err().into_iter().collect();
+    let mut refused = Vec::new();
+    let missing = signing.missing().unwrap_or_else(|error| {
+        refused.push(error);
+        0
+    });
+    let admitted = if missing > 0 { standing.led() } else { standing.admit_for(request.supersede) };
+    refused.extend(admitted.err());
     let release = match free_release(store, keys, request, now).await {
         Ok(release) => release,
         Err(PublishError::ReleaseTaken { release, by }) => {
@@ -38,10 +46,7 @@ pub async fn preview(
         Err(error) => return Err(error),
     };
     let draft = Draft::new(&standing, request, release, now);
-    match signing.seal(&draft.manifest) {
-        Ok(_) => {}
-        Err(error @ (PublishError::NotTrusted(_) | PublishError::Manifest(_))) => refused.push(error),
-        Err(error) => return Err(error),
-    }
-    Ok(Preview { spec: draft.spec(request), manifest: draft.manifest, refused })
+    // Looked at as for publishing, and not signed: a plan asks nobody to touch a key.
+    refused.extend(signing.checked(&draft.manifest).err());
+    Ok(Preview { spec: draft.spec(request), manifest: draft.manifest, missing, refused })
 }

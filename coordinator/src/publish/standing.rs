@@ -71,9 +71,7 @@ impl Standing {
     /// # Errors
     /// As [`Standing::admit`]; of a task, only one that nobody runs.
     pub fn admit_for(&self, supersede: bool) -> Result<(), PublishError> {
-        if self.leader.is_none() {
-            return Err(PublishError::NoCoordinator);
-        }
+        self.led()?;
         if let Some((spec, _)) = self.spec.as_ref().filter(|_| !supersede) {
             let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
             if !phase.is_some_and(RolloutPhase::ended) {
@@ -87,6 +85,14 @@ impl Standing {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Does a coordinator lead? All that a release asks that waits for a signature.
+    ///
+    /// # Errors
+    /// [`PublishError::NoCoordinator`]
+    pub fn led(&self) -> Result<(), PublishError> {
+        if self.leader.is_some() { Ok(()) } else { Err(PublishError::NoCoordinator) }
     }
 
     /// Was another rollout asked for since the one `seen`?

@@ -17,7 +17,7 @@ use super::*;
 
 const NOW: i64 = 1_700_000_000;
 
-fn app() -> AppName {
+pub(super) fn app() -> AppName {
     "mootube".parse().expect("app")
 }
 
@@ -25,15 +25,15 @@ fn environment() -> Environment {
     "production".parse().expect("environment")
 }
 
-fn keys() -> KeySpace {
+pub(super) fn keys() -> KeySpace {
     KeySpace::default()
 }
 
-fn actor(user: &str) -> Actor {
+pub(super) fn actor(user: &str) -> Actor {
     Actor { user: user.into(), host: "laptop".into(), at: NOW, message: None }
 }
 
-fn deploy() -> DeployFile {
+pub(super) fn deploy() -> DeployFile {
     DeployFile::parse("app = \"mootube\"\n[rollout]\nserial = 2", Path::new("deploy.toml"), Some(&environment())).expect("deploy file")
 }
 
@@ -51,7 +51,7 @@ fn artifact() -> Artifact {
     }
 }
 
-fn request<'a>(deploy: &'a DeployFile, user: &str) -> Request<'a> {
+pub(super) fn request<'a>(deploy: &'a DeployFile, user: &str) -> Request<'a> {
     Request {
         deploy,
         environment: environment(),
@@ -65,14 +65,14 @@ fn request<'a>(deploy: &'a DeployFile, user: &str) -> Request<'a> {
     }
 }
 
-async fn led() -> MemoryStore {
+pub(super) async fn led() -> MemoryStore {
     let store = MemoryStore::new();
     let leader = LeaderRecord { host: "coord-1".into(), pid: 1, instance: Nonce::fixed("l"), since: NOW };
     put(&store, Key::Leader, record::encode(&leader)).await;
     store
 }
 
-async fn put(store: &dyn Store, key: Key, value: Vec<u8>) {
+pub(super) async fn put(store: &dyn Store, key: Key, value: Vec<u8>) {
     assert!(store.commit(Transaction::new().put(keys().key(&key), value)).await.expect("commit").committed());
 }
 
@@ -84,7 +84,7 @@ async fn end(store: &dyn Store, published: &Published, phase: RolloutPhase) {
     end_spec(store, &published.spec, phase).await;
 }
 
-async fn end_spec(store: &dyn Store, spec: &RolloutSpec, phase: RolloutPhase) {
+pub(super) async fn end_spec(store: &dyn Store, spec: &RolloutSpec, phase: RolloutPhase) {
     let state = RolloutState {
         id: spec.id.clone(),
         seq: spec.seq,
@@ -422,7 +422,8 @@ async fn a_rollout_that_goes_on_after_all_refuses() {
 async fn a_release_id_that_is_taken_in_between_is_not_overwritten() {
     let store = led().await;
     let id: ReleaseId = "v1".parse().expect("release");
-    let taken = ReleaseRecord { seq: Seq(9), verdict: Verdict::Good, by: actor("bob"), notes: std::collections::BTreeMap::new() };
+    let taken =
+        ReleaseRecord { seq: Seq(9), verdict: Verdict::Good, by: actor("bob"), notes: std::collections::BTreeMap::new(), waits: None };
     let (other, key) = (store.another_client(), Key::Release(app(), id.clone()));
     let alice = interrupted(&store, async move { put(&other, key, record::encode(&taken)).await });
     let refused = publish_as(&alice, "alice", |r| r.release = Some(id)).await.expect_err("refused");

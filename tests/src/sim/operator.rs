@@ -131,7 +131,7 @@ impl World {
         spec.policy = manifest.rollout.clone();
         spec.limit = if self.weather.calm { None } else { Release::limit(&mut self.dice) };
         spec.release = manifest.release.clone();
-        let record = ReleaseRecord { seq: manifest.seq, verdict: Verdict::Untried, by: actor(), notes: Default::default() };
+        let record = ReleaseRecord { seq: manifest.seq, verdict: Verdict::Untried, by: actor(), notes: Default::default(), waits: None };
         let key = |key: Key| self.keys.key(&key);
         let put = Transaction::new()
             .put_record(key(Key::AppSeq(self.app.clone())), &SeqRecord { seq: manifest.seq, created: manifest.created })

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{Done, Session};
 use crate::exit::Exit;
+use crate::publish::countersign::waits_for;
 use crate::ui::{Format, Table, words};
 use crate::view::Fleet;
 
@@ -17,6 +18,8 @@ struct Row<'a> {
     seq: Seq,
     verdict: Verdict,
     stable: bool,
+    /// Signatures that it waits for.
+    waits_for: usize,
     /// Servers that run it.
     servers: usize,
     by: &'a Actor,
@@ -28,7 +31,11 @@ pub async fn run(session: &Session, app: Option<&AppName>, format: Format) -> Do
     match format {
         Format::Json => session.ui.json(&rows)?,
         Format::Text if rows.is_empty() => session.ui.note("no release yet; `coordctl release publish DIR` publishes one"),
-        Format::Text => session.ui.out(table(&rows).render())?,
+        Format::Text => {
+            session.ui.out(table(&rows).render())?;
+            let waiting = rows.iter().filter(|row| row.waits_for > 0);
+            waiting.for_each(|row| session.ui.note(format!("release {} {}", row.release, waits_for(row.waits_for, row.app, row.release))));
+        }
     }
     Ok(Exit::Done)
 }
@@ -46,6 +53,7 @@ fn rows<'a>(fleet: &'a Fleet, only: Option<&AppName>) -> Vec<Row<'a>> {
                 seq: record.seq,
                 verdict: record.verdict,
                 stable: stable == Some(record.seq),
+                waits_for: record.waits.as_ref().map_or(0, |waits| waits.signatures),
                 servers: servers(fleet, app, release),
                 by: &record.by,
             })
@@ -69,7 +77,13 @@ fn table(rows: &[Row<'_>]) -> Table {
             row.app.to_string(),
             row.release.to_string(),
             row.seq.to_string(),
-            if row.stable { format!("{verdict}, stable") } else { verdict.to_owned() },
+            if row.waits_for > 0 {
+                format!("waits for {}", words::signatures(row.waits_for))
+            } else if row.stable {
+                format!("{verdict}, stable")
+            } else {
+                verdict.to_owned()
+            },
             row.servers.to_string(),
             words::time(row.by.at),
             format!("{}@{}", row.by.user, row.by.host),

@@ -16,7 +16,7 @@ use crate::ui::{Failure, Format, words};
 pub(super) async fn run(args: &Args, session: &Session, deploy: &DeployFile) -> Done {
     let ui = session.ui;
     let signers = signers(&args.key, session)?;
-    let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
+    let trust = args.trust(session).map(Trust::load).transpose()?;
     let packed = packed(&args.source, deploy, &std::env::temp_dir(), ui).await?;
     let request = request(args, session, deploy, &packed);
     let signing = Signing { signers: &signers, trust: trust.as_ref() };
@@ -25,6 +25,9 @@ pub(super) async fn run(args: &Args, session: &Session, deploy: &DeployFile) -> 
         PublishError::Store(error) => session.store_failure(error),
         error => error.failure(),
     })?;
+    if previewed.missing > 0 {
+        ui.note(format!("it would wait for {}, and be rolled out with the last one", words::signatures(previewed.missing)));
+    }
     let fleet = session.fleet().await?;
     let refused: Vec<Refusal> = previewed.refused.into_iter().map(|error| error.failure().into()).collect();
     let plan = Plan::of(&Ask { fleet: &fleet, spec: &previewed.spec, manifest: &previewed.manifest }, refused);

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coord_proto::ids::ReleaseId;
 use coord_proto::labels::Selector;
-use coord_proto::rollout::Serial;
+use coord_proto::rollout::{RolloutSpec, Serial};
 use coord_proto::trust::Trust;
 
 use super::{application_of, packed};
@@ -15,7 +15,9 @@ use crate::cli::rollout::watch;
 use crate::cli::wait::{self, TIMEOUT};
 use crate::cli::{Done, Session, actor_saying};
 use crate::deploy_file::DeployFile;
+use crate::exit::Exit;
 use crate::pack::Packed;
+use crate::publish::countersign::waits_for;
 use crate::publish::follow::Follower;
 use crate::publish::standing::Standing;
 use crate::publish::{PublishError, Published, Request, Signing, check_free, publish};
@@ -39,6 +41,9 @@ pub struct Args {
     /// Signing key, `-` for standard input; may be given several times [default: COORDCTL_KEY_DATA, else the context's `signing_key`]
     #[arg(long, value_name = "FILE", env = "COORDCTL_KEY")]
     pub(super) key: Vec<PathBuf>,
+    /// Trust file of the servers: with fewer keys than its threshold, the release waits for `release sign` [default: the context's]
+    #[arg(long, env = "COORDCTL_TRUST", value_name = "FILE")]
+    trust: Option<PathBuf>,
     /// Only these servers (role=web,zone=a or node=web-1); such a release does not become stable
     #[arg(long, value_name = "SELECTOR")]
     limit: Option<Selector>,
@@ -65,6 +70,12 @@ pub struct Args {
     message: Option<String>,
 }
 
+impl Args {
+    pub(super) fn trust<'a>(&'a self, session: &'a Session) -> Option<&'a Path> {
+        self.trust.as_deref().or(session.context.trust.as_deref())
+    }
+}
+
 pub async fn run(args: Args, session: Session) -> Done {
     let ui = session.ui;
     // Everything that can be refused is looked at before something long begins.
@@ -73,12 +84,13 @@ pub async fn run(args: Args, session: Session) -> Done {
         return super::plan::run(&args, &session, &deploy).await;
     }
     let signers = signers(&args.key, &session)?;
-    let trust = session.context.trust.as_deref().map(Trust::load).transpose()?;
-    let standing = look(&session, &deploy, &args).await?;
+    let trust = args.trust(&session).map(Trust::load).transpose()?;
+    let signing = Signing { signers: &signers, trust: trust.as_ref() };
+    let missing = signing.missing().map_err(PublishError::failure)?;
+    let standing = look(&session, &deploy, &args, missing).await?;
     let packed = packed(&args.source, &deploy, &std::env::temp_dir(), ui).await?;
     upload(&session, &standing.stores, &packed).await?;
     let request = request(&args, &session, &deploy, &packed);
-    let signing = Signing { signers: &signers, trust: trust.as_ref() };
     let published = publish(session.store.as_ref(), &session.keys, &signing, &request, words::now()).await;
     let published = published.map_err(|error| match error {
         PublishError::Store(error) => session.store_failure(error),
@@ -103,18 +115,43 @@ pub(super) fn request<'a>(args: &Args, session: &Session, deploy: &'a DeployFile
 }
 
 async fn follow(args: &Args, session: &Session, published: Published) -> Done {
-    let spec = published.spec;
-    session.ui.note(format!("published release {} (number {}, rollout {})", spec.release, spec.seq, spec.id));
-    if args.detach {
-        return watch::accepted(session.ui, Format::of(args.json), &spec);
+    let (spec, missing) = (published.spec, published.missing);
+    if missing == 0 {
+        session.ui.note(format!("published release {} (number {}, rollout {})", spec.release, spec.seq, spec.id));
+        return followed(session, spec, (args.detach, args.timeout), Format::of(args.json)).await;
     }
-    let follower = Follower::new(spec.app, spec.id, spec.release, spec.by.user);
-    wait::to_the_end(session, follower, args.timeout, Format::of(args.json)).await
+    let (app, release, seq) = (&spec.app, &spec.release, spec.seq);
+    let words = format!("release {release} {}", waits_for(missing, app, release));
+    match Format::of(args.json) {
+        Format::Text if args.detach => session.ui.out(words)?,
+        Format::Text => session.ui.note(words),
+        Format::Json => {
+            session
+                .ui
+                .event(&serde_json::json!({ "event": "waits", "app": app, "release": release, "seq": seq, "signatures": missing }))?;
+        }
+    }
+    if args.detach {
+        return Ok(Exit::Done);
+    }
+    let began = Instant::now();
+    let spec = wait::for_signatures(session, &spec, args.timeout).await?;
+    followed(session, spec, (false, args.timeout.saturating_sub(began.elapsed())), Format::of(args.json)).await
 }
 
-async fn look(session: &Session, deploy: &DeployFile, args: &Args) -> Result<Standing, Failure> {
+/// To the end of the rollout, or not at all.
+pub(super) async fn followed(session: &Session, spec: RolloutSpec, (detach, timeout): (bool, Duration), format: Format) -> Done {
+    if detach {
+        return watch::accepted(session.ui, format, &spec);
+    }
+    let follower = Follower::new(spec.app, spec.id, spec.release, spec.by.user);
+    wait::to_the_end(session, follower, timeout, format).await
+}
+
+async fn look(session: &Session, deploy: &DeployFile, args: &Args, missing: usize) -> Result<Standing, Failure> {
     let standing = Standing::look(session.store.as_ref(), &session.keys, &deploy.app).await.map_err(|e| session.store_failure(e))?;
-    standing.admit_for(args.supersede).map_err(PublishError::failure)?;
+    let admitted = if missing > 0 { standing.led() } else { standing.admit_for(args.supersede) };
+    admitted.map_err(PublishError::failure)?;
     if let Some(release) = &args.release {
         check_free(session.store.as_ref(), &session.keys, &deploy.app, release).await.map_err(PublishError::failure)?;
     }

@@ -7,14 +7,15 @@ use coord_proto::keys::Key;
 use coord_proto::manifest::Manifest;
 use coord_proto::rollout::ReleaseRecord;
 use coord_proto::store::read_record;
-use coord_proto::trust::{Envelope, Trust};
+use coord_proto::trust::{Envelope, Trust, gather};
 use serde::Serialize;
 
-use super::{artifact_words, stored};
+use super::{artifact_words, stored, trust_file};
 use crate::cli::{Done, Session};
 use crate::deploy_file::ArtifactSection;
 use crate::exit::Exit;
 use crate::pack::inspect;
+use crate::publish::countersign::waits_for;
 use crate::ui::{Failure, Format, words};
 
 /// A release as it is stored.
@@ -35,11 +36,8 @@ impl Stored {
         // The manifest's key is a prefix of its later signatures' keys.
         let key = session.keys.key(&Key::Manifest(app.clone(), record.seq));
         let listing = store.list(&key).await.map_err(|e| session.store_failure(e))?;
-        let manifest = listing.entries.iter().find(|entry| entry.key == key);
-        let manifest = manifest.ok_or_else(|| Failure::new(Exit::Error, format!("the manifest {key} is gone")))?;
-        let mut envelope = Envelope::decode(&manifest.value)?;
-        let later = listing.entries.iter().filter(|entry| matches!(session.keys.parse(&entry.key), Some(Key::ManifestSignature(..))));
-        envelope.signatures.extend(later.filter_map(|entry| String::from_utf8(entry.value.clone()).ok()));
+        let envelope = gather(&listing.entries, &session.keys, app, record.seq)?;
+        let envelope = envelope.ok_or_else(|| Failure::new(Exit::Error, format!("the manifest {key} is gone")))?;
         Ok(Self { record, envelope })
     }
 }
@@ -60,7 +58,7 @@ fn text(record: &ReleaseRecord, manifest: &Manifest, signatures: usize) -> Strin
         ("release", manifest.release.to_string()),
         ("environment", manifest.environment.to_string()),
         ("sequence", format!("{} (floor {})", manifest.seq, manifest.floor)),
-        ("verdict", words::verdict(record.verdict).to_owned()),
+        ("verdict", verdict(record, manifest)),
         ("published", format!("{} by {}@{}", words::time(record.by.at), record.by.user, record.by.host)),
         ("created", words::time(manifest.created)),
         ("revision", manifest.revision.clone()),
@@ -70,6 +68,13 @@ fn text(record: &ReleaseRecord, manifest: &Manifest, signatures: usize) -> Strin
         ("migration", manifest.migrate.as_ref().map_or_else(|| "none".to_owned(), |m| m.command.join(" "))),
     ];
     lines.iter().map(|(name, value)| format!("{name:<12} {}\n", crate::ui::table::printable(value))).collect()
+}
+
+fn verdict(record: &ReleaseRecord, manifest: &Manifest) -> String {
+    match &record.waits {
+        Some(waits) => waits_for(waits.signatures, &manifest.app, &manifest.release),
+        None => words::verdict(record.verdict).to_owned(),
+    }
 }
 
 /// What `verify` was asked.
@@ -92,8 +97,7 @@ struct Verified {
 }
 
 pub async fn verify(session: &Session, asked: Verification) -> Done {
-    let path = asked.trust.or_else(|| session.context.trust.clone());
-    let path = path.ok_or_else(|| Failure::new(Exit::Usage, "no trust file is given").hint("--trust FILE, or `trust` in the context"))?;
+    let path = trust_file(asked.trust.as_ref(), session)?;
     let trust = Trust::load(&path)?;
     let stored = stored(session, &asked.app, &asked.release).await?;
     let manifest = trust.open(&stored.envelope.manifest, &stored.envelope.signatures).map_err(|e| Failure::from(e).exit(Exit::Refused))?;

@@ -107,7 +107,7 @@ impl Stage {
             retried: None,
             by: actor(),
         };
-        let record = ReleaseRecord { seq: Seq(seq), verdict: Verdict::Untried, by: actor(), notes: Default::default() };
+        let record = ReleaseRecord { seq: Seq(seq), verdict: Verdict::Untried, by: actor(), notes: Default::default(), waits: None };
         let envelope = Envelope { manifest: manifest.encode(), signatures: vec![] }.encode();
         let key = |key| self.keys.key(&key);
         let transaction = Transaction::new()

@@ -64,6 +64,7 @@ pub(super) fn fleet(state: RolloutState) -> Fleet {
             verdict: coord_proto::rollout::Verdict::Good,
             by: actor("bob"),
             notes: BTreeMap::new(),
+            waits: None,
         },
     );
     view.spec = Some(spec(rollout(), "r7", "alice"));

@@ -75,7 +75,7 @@ impl World {
             reversible: true,
             probed: true,
         };
-        let record = ReleaseRecord { seq: Seq(seq), verdict, by: actor(), notes: Default::default() };
+        let record = ReleaseRecord { seq: Seq(seq), verdict, by: actor(), notes: Default::default(), waits: None };
         self.app_mut().manifests.insert(Seq(seq), facts);
         self.app_mut().releases.insert(release(seq), record);
     }

@@ -206,7 +206,7 @@ fn records() -> Records {
     records.put(&Key::RolloutSpec(app()), &spec(NEW, RolloutKind::Publish, NOW - 95));
     records.put(&Key::RolloutState(app()), &state(RolloutPhase::Running, NEW, None));
     servers(&mut records);
-    let release = ReleaseRecord { seq: Seq(NEW.0), verdict: Verdict::Untried, by: actor(NOW), notes: [].into() };
+    let release = ReleaseRecord { seq: Seq(NEW.0), verdict: Verdict::Untried, by: actor(NOW), notes: [].into(), waits: None };
     records.put(&Key::Release(app(), NEW.1.parse().expect("release")), &release);
     let task = TaskRecord {
         seq: Seq(NEW.0),

@@ -111,7 +111,8 @@ impl Bench {
         let mut app = App { stable: Some(StableRecord { seq: Seq(1), release: release(1)?, back_from: None }), ..App::default() };
         for (seq, verdict) in [(1, Verdict::Good), (2, Verdict::Untried)] {
             app.manifests.insert(Seq(seq), facts(seq)?);
-            app.releases.insert(release(seq)?, ReleaseRecord { seq: Seq(seq), verdict, by: actor(), notes: Default::default() });
+            app.releases
+                .insert(release(seq)?, ReleaseRecord { seq: Seq(seq), verdict, by: actor(), notes: Default::default(), waits: None });
         }
         let serial = Serial(vec![Amount::Percent(u8::try_from(100 / BATCHES)?)]);
         app.spec = Some(RolloutSpec {
