@@ -64,7 +64,7 @@ impl Signer {
     /// The armored signature over exactly these bytes. May wait for a passphrase or a touch, which `ssh-keygen` asks for itself.
     ///
     /// # Errors
-    /// No `ssh-keygen`, it refuses, or what it made would not count.
+    /// No `ssh-keygen`, or it refuses.
     pub fn sign(&self, bytes: &[u8]) -> Result<String, SignError> {
         let from = || self.from.clone();
         let output = self.run(bytes).map_err(|source| match source.kind() {
@@ -76,10 +76,7 @@ impl Signer {
             let said = if said.is_empty() { output.status.to_string() } else { said };
             return Err(SignError::SshKeygen { from: from(), said });
         }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // Read as servers read it: a token that needs no touch, say, signs what nobody accepts.
-        let checked = signature::Signature::parse(&text).and_then(|made| self.public.verify(bytes, &made));
-        checked.map(|()| text).map_err(|source| SignError::Refused { from: from(), source })
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     fn run(&self, bytes: &[u8]) -> io::Result<Output> {
