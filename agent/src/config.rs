@@ -62,6 +62,27 @@ pub struct Download {
     pub mirrors: Vec<String>,
     /// Bytes per second.
     pub rate: Option<u64>,
+    pub patience: Patience,
+}
+
+/// How long a store may keep a download waiting before the next one is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the connection, TLS with it.
+    pub connect: Duration,
+    /// From the request to the end of the answer's headers, redirects with it.
+    pub headers: Duration,
+    /// Between two reads of the body.
+    pub idle: Duration,
+    /// Bytes per second that must come on average in every `idle` that is waited for them; none: however few.
+    pub min_rate: Option<u64>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let half_a_minute = Duration::from_secs(30);
+        Self { connect: Duration::from_secs(5), headers: half_a_minute, idle: half_a_minute, min_rate: Some(4_000) }
+    }
 }
 
 /// What one app is given on this server.

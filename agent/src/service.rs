@@ -190,6 +190,7 @@ fn fetcher(config: &Config) -> anyhow::Result<Fetcher> {
         identity_pem: identity,
         proxy: config.download.proxy.clone(),
         rate: config.download.rate,
+        patience: config.download.patience,
     };
     Ok(Fetcher::new(options)?)
 }

@@ -73,12 +73,33 @@ impl Default for Trust {
     }
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Download {
     pub proxy: String,
     pub mirrors: Vec<String>,
     pub rate: String,
+    pub min_rate: String,
+    #[serde(with = "coord_proto::manifest::duration")]
+    pub connect_timeout: Duration,
+    #[serde(with = "coord_proto::manifest::duration")]
+    pub header_timeout: Duration,
+    #[serde(with = "coord_proto::manifest::duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for Download {
+    fn default() -> Self {
+        Self {
+            proxy: String::new(),
+            mirrors: Vec::new(),
+            rate: String::new(),
+            min_rate: "4k".into(),
+            connect_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// `[apps]` holds two keys of its own; every other key is an app's table.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use coord_proto::chain::inline;
 use coord_proto::ids::{AppName, NodeName};
-use coord_proto::limits::LEASE_TTL_MIN;
+use coord_proto::limits::{DURATION_MIN, LEASE_TTL_MIN};
 use coord_proto::store::etcd::EtcdConfig;
 use coord_proto::trust::{Trust, TrustError};
 use nix::unistd::{Gid, Group, Uid, User};
@@ -15,7 +15,7 @@ use url::Url;
 
 use super::file::App;
 use super::merge::Merged;
-use super::{AppPlace, Config, ConfigError, Download, Http, Node};
+use super::{AppPlace, Config, ConfigError, Download, Http, Node, Patience};
 
 /// What the configuration depends on besides its files.
 #[derive(Debug, Clone)]
@@ -145,12 +145,14 @@ fn etcd(merged: &Merged) -> Result<EtcdConfig, ConfigError> {
 
 /// `https://`, or `http://` to this host. The error is what is wrong.
 fn is_encrypted(text: &str) -> Result<bool, String> {
-    let url = Url::parse(text).map_err(|e| format!("`{text}` is not an address like https://HOST:2379: {e}"))?;
+    // Never shown whole: a mirror's address may hold a password.
+    let url = Url::parse(text).map_err(|e| format!("has what is not an address like https://HOST:2379: {e}"))?;
+    let host = url.host_str().unwrap_or_default();
     match url.scheme() {
         "https" => Ok(true),
         "http" if is_loopback(&url) => Ok(false),
-        "http" => Err(format!("`{text}` is not encrypted; http:// is accepted for loopback addresses only")),
-        other => Err(format!("`{text}` begins with {other}://; write https://")),
+        "http" => Err(format!("has http://{host}, which is not encrypted; http:// is accepted for loopback addresses only")),
+        other => Err(format!("has an address that begins with {other}:; write https://")),
     }
 }
 
@@ -171,11 +173,32 @@ fn download(merged: &Merged) -> Result<Download, ConfigError> {
     }
     let proxy = (!written.proxy.is_empty()).then(|| written.proxy.clone());
     if let Some(proxy) = &proxy {
-        Url::parse(proxy)
-            .map_err(|e| merged.complain("download.proxy", format!("`{proxy}` is not an address like http://HOST:3128: {e}")))?;
+        // Not shown: a proxy's address may hold a password.
+        Url::parse(proxy).map_err(|e| merged.complain("download.proxy", format!("is not an address like http://HOST:3128: {e}")))?;
     }
     let rate = parse_rate(&written.rate).map_err(|problem| merged.complain("download.rate", problem))?;
-    Ok(Download { proxy, mirrors: written.mirrors.clone(), rate })
+    Ok(Download { proxy, mirrors: written.mirrors.clone(), rate, patience: patience(merged)? })
+}
+
+fn patience(merged: &Merged) -> Result<Patience, ConfigError> {
+    let written = &merged.file.download;
+    let deadlines = [
+        ("download.connect_timeout", written.connect_timeout),
+        ("download.header_timeout", written.header_timeout),
+        ("download.idle_timeout", written.idle_timeout),
+    ];
+    for (key, deadline) in deadlines {
+        if deadline < DURATION_MIN {
+            let (found, min) = (humantime::format_duration(deadline), humantime::format_duration(DURATION_MIN));
+            return Err(merged.complain(key, format!("{found} is too short for any answer; at least {min}")));
+        }
+    }
+    Ok(Patience {
+        connect: written.connect_timeout,
+        headers: written.header_timeout,
+        idle: written.idle_timeout,
+        min_rate: parse_rate(&written.min_rate).map_err(|problem| merged.complain("download.min_rate", problem))?,
+    })
 }
 
 /// Bytes per second: `"800k"`, `"10M"` (powers of 1000), `""` for no limit.

@@ -173,8 +173,12 @@ fn what_cannot_work_is_refused_with_its_key() {
         ("[http]\nready_listen = \"seven\"", "http.ready_listen", "seven"),
         ("[http]\nlisten = \":99999\"", "http.listen", "99999"),
         ("[download]\nrate = \"fast\"", "download.rate", "fast"),
-        ("[download]\nmirrors = [\"http://mirror\"]", "download.mirrors", "loopback"),
+        ("[download]\nmirrors = [\"http://mirror\"]", "download.mirrors", "http://mirror, which is not encrypted"),
         ("[download]\nproxy = \"proxy\"", "download.proxy", "address"),
+        ("[download]\nmin_rate = \"slow\"", "download.min_rate", "slow"),
+        ("[download]\nconnect_timeout = \"0s\"", "download.connect_timeout", "at least 100ms"),
+        ("[download]\nheader_timeout = \"1ms\"", "download.header_timeout", "at least 100ms"),
+        ("[download]\nidle_timeout = \"0s\"", "download.idle_timeout", "at least 100ms"),
     ] {
         let error = problem(&format!("{LEAST}{more}"));
         assert!(error.contains(key) && error.contains(words) && error.contains("line "), "{more}: {error}");
@@ -182,6 +186,20 @@ fn what_cannot_work_is_refused_with_its_key() {
     assert!(problem("[node]\nenvironment = \"e\"\nec2 = true\n").contains("node.ec2"));
     let nameless = Host { name: "not a name".into(), ..host() };
     assert!(Config::parse(LEAST, &nameless).expect_err("refused").to_string().contains("node.name"));
+}
+
+/// Attack 87: what is wrong with an address is told without the password in it.
+#[test]
+fn an_address_that_is_refused_keeps_its_password() {
+    for more in [
+        "[download]\nmirrors = [\"http://user:secret@mirror\"]",
+        "[download]\nmirrors = [\"ftp://user:secret@mirror\"]",
+        "[download]\nmirrors = [\"//user:secret@mirror\"]",
+        "[download]\nproxy = \"//user:secret@proxy\"",
+    ] {
+        let error = problem(&format!("{LEAST}{more}"));
+        assert!(error.contains("download.") && !error.contains("secret"), "{error}");
+    }
 }
 
 #[test]
@@ -216,6 +234,11 @@ fn addresses_rates_and_the_state_directory() {
     let config = parse("[http]\nlisten = \"\"\nready_listen = \":7071\"\n[download]\nrate = \"10M\"\n");
     assert_eq!((config.http.listen, config.http.ready_listen), (None, Some("[::]:7071".parse().expect("address"))));
     assert_eq!(config.download.rate, Some(10_000_000));
+    assert_eq!(config.download.patience, Patience::default());
+    let config = parse("[download]\nmin_rate = \"\"\nconnect_timeout = \"1s\"\nheader_timeout = \"2s\"\nidle_timeout = \"3s\"\n");
+    let seconds = Duration::from_secs;
+    let told = Patience { connect: seconds(1), headers: seconds(2), idle: seconds(3), min_rate: None };
+    assert_eq!(config.download.patience, told);
     let systemd = Host { state_directory: Some("/run/a:/run/b".into()), ..host() };
     assert_eq!(Config::parse(&format!("{LEAST}[state]\ndir = \"/x\"\n"), &systemd).expect("valid").state_dir, Path::new("/run/a"));
 }

@@ -2,6 +2,7 @@
 //!
 //! While one piece arrives, the one before it is verified and the one before that unpacked.
 
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use url::Url;
 
 use super::pieces::{Piece, PieceSender};
 use super::verify::Verifier;
-use crate::config::is_loopback;
+use crate::config::{Patience, is_loopback};
 use crate::durable::DurableError;
 
 mod sources;
@@ -23,17 +24,14 @@ use sources::{Source, Sources};
 use transfer::Transfer;
 pub use transfer::TransferError;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Nothing arrived for this long: the connection is dead.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS_MAX: usize = 3;
 /// Longest wait before the first request of a staging.
 const SPREAD_MAX: Duration = Duration::from_secs(2);
 /// 100 MB per second, what a store with a gigabit or little more gives to all.
 const SPREAD_BYTES_PER_MILLI: u64 = 100_000;
 
-/// How artifacts are downloaded: certificates as PEM bytes, all optional.
-#[derive(Debug, Clone, Default)]
+/// How artifacts are downloaded: certificates as PEM bytes, all optional. Not to be shown: there is a private key in it.
+#[derive(Clone, Default)]
 pub struct FetchOptions {
     /// The only certificate authorities that are trusted; none: the system's.
     pub ca_pem: Option<Vec<u8>>,
@@ -43,6 +41,7 @@ pub struct FetchOptions {
     pub proxy: Option<String>,
     /// Bytes per second.
     pub rate: Option<u64>,
+    pub patience: Patience,
 }
 
 /// Downloads artifacts; cheap to clone.
@@ -50,6 +49,7 @@ pub struct FetchOptions {
 pub struct Fetcher {
     client: reqwest::Client,
     rate: Option<u64>,
+    patience: Patience,
 }
 
 /// Why an artifact could not be downloaded.
@@ -96,7 +96,7 @@ impl Fetcher {
     /// A PEM or the proxy's address cannot be read.
     pub fn new(options: FetchOptions) -> Result<Self, FetchError> {
         let client = build(&options).map_err(FetchError::Options)?;
-        Ok(Self { client, rate: options.rate.filter(|r| *r > 0) })
+        Ok(Self { client, rate: options.rate.filter(|r| *r > 0), patience: options.patience })
     }
 
     /// Sends every piece of `artifact` to `out`, verified and in order, then [`Piece::End`]. Stores are tried in the order of `bases`
@@ -145,7 +145,7 @@ impl Fetcher {
 
     /// One request, from the first missing piece to the end.
     async fn download(&self, source: &Source, line: &mut Line<'_>) -> Result<(), Ended> {
-        let mut transfer = Transfer::start(&self.client, source, line.start(), line.artifact.size, self.rate).await?;
+        let mut transfer = Transfer::start(self, source, line.start(), line.artifact.size).await?;
         while line.queued() < line.artifact.pieces.len() {
             let (start, end) = line.artifact.piece_range(line.queued());
             let piece = transfer.piece((end - start) as usize).await?;
@@ -195,8 +195,7 @@ fn build(options: &FetchOptions) -> Result<reqwest::Client, reqwest::Error> {
         if first == Some(attempt.url().origin()) && attempt.previous().len() <= REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }
     });
     let mut builder = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .connect_timeout(options.patience.connect)
         .redirect(same_store)
         // One big body on one connection: HTTP/2's flow control only costs.
         .http1_only()
@@ -214,9 +213,22 @@ fn build(options: &FetchOptions) -> Result<reqwest::Client, reqwest::Error> {
     builder.build()
 }
 
-/// TLS everywhere; plain HTTP only where it cannot leave the machine.
+/// TLS everywhere; plain HTTP only where it cannot leave the machine. Nothing link-local: there are a cloud's machine credentials.
 fn allowed(url: &Url) -> bool {
-    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+    let encrypted = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url));
+    encrypted && !is_link_local(url)
+}
+
+/// 169.254.0.0/16 (RFC 3927), fe80::/10 (RFC 4291), and the one that EC2's metadata service has beside them, fd00:ec2::254.
+fn is_link_local(url: &Url) -> bool {
+    const EC2_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
+        Some(url::Host::Ipv6(ip)) => {
+            ip.is_unicast_link_local() || ip == EC2_METADATA || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_link_local())
+        }
+        Some(url::Host::Domain(_)) | None => false,
+    }
 }
 
 /// Was the piece before this one right?

@@ -1,7 +1,7 @@
 //! For tests of effects: artifacts as `coordctl` would sign them, and a store that misbehaves on demand.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -96,6 +96,16 @@ pub enum Answer {
     Longer,
     /// A shorter length is told.
     Shorter,
+    /// The headers begin and never end.
+    HalfHeaders,
+    /// The body ends after that many bytes, and the connection stays.
+    Stall(usize),
+    /// A byte every 20 ms.
+    Trickle,
+    /// No length, and bytes for as long as somebody takes them.
+    Endless,
+    /// Says that it is compressed once more.
+    Gzipped,
 }
 
 /// Serves one artifact over HTTP on loopback; ends when dropped.
@@ -112,6 +122,8 @@ struct Log {
     starts: Vec<usize>,
     paths: Vec<String>,
     sent: usize,
+    /// The connection that is answered now.
+    open: Option<TcpStream>,
 }
 
 impl Store {
@@ -151,6 +163,9 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
+        // An answer that has no end must not wait for a client whose runtime may stand still here.
+        let open = self.log.lock().expect("log").open.take();
+        let _ = open.map(|stream| stream.shutdown(Shutdown::Both));
         let _ = TcpStream::connect(self.address);
         self.thread.take().map(JoinHandle::join);
     }
@@ -159,6 +174,7 @@ impl Drop for Store {
 /// One request per connection.
 fn reply(mut stream: TcpStream, bytes: &[u8], answer: &Answer, log: &Mutex<Log>) -> std::io::Result<()> {
     let (mut start, mut path) = (0, String::new());
+    log.lock().expect("log").open = Some(stream.try_clone()?);
     for line in BufReader::new(stream.try_clone()?).lines() {
         let line = line?;
         if line.is_empty() {
@@ -201,9 +217,30 @@ fn reply(mut stream: TcpStream, bytes: &[u8], answer: &Answer, log: &Mutex<Log>)
             ("200 OK".to_owned(), &bytes[start..])
         }
         Answer::Shorter => (partial(start, total - start - 1), &bytes[start..total - 1]),
+        Answer::HalfHeaders => return stream.write_all(b"HTTP/1.1 200 OK\r\nX-More: ").and_then(|()| until_closed(stream)),
+        Answer::Stall(after) => (partial(start, total - start), &bytes[start..start + after]),
+        Answer::Trickle => (partial(start, total - start), &[][..]),
+        Answer::Endless => ("200 OK".to_owned(), &bytes[..]),
+        Answer::Gzipped => (partial(start, total - start) + "\r\nContent-Encoding: gzip", &bytes[start..]),
     };
     stream.write_all(format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n").as_bytes())?;
     stream.write_all(body)?;
     log.lock().expect("log").sent += body.len();
-    Ok(())
+    match answer {
+        Answer::Stall(_) => until_closed(stream),
+        Answer::Trickle => bytes[start..].iter().try_for_each(|byte| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            stream.write_all(&[*byte])
+        }),
+        Answer::Endless => loop {
+            stream.write_all(&[0; 4096])?;
+            log.lock().expect("log").sent += 4096;
+        },
+        _ => Ok(()),
+    }
+}
+
+/// The other side hangs up.
+fn until_closed(mut stream: TcpStream) -> std::io::Result<()> {
+    std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
 }

@@ -31,14 +31,19 @@ impl Source {
         Self { index: 0, url }
     }
 
-    /// The address for people: without credentials and query, which may hold a signature.
+    /// The address for people.
     pub fn shown(&self) -> String {
-        let mut url = self.url.clone();
-        url.set_query(None);
-        // Fails only for addresses that cannot have a user, which have nothing to hide.
-        let _ = url.set_username("").and_then(|()| url.set_password(None));
-        url.into()
+        shown(self.url.clone())
     }
+}
+
+/// An address without credentials, query and fragment, which may hold a signature.
+fn shown(mut url: Url) -> String {
+    url.set_query(None);
+    url.set_fragment(None);
+    // Fails only for addresses that cannot have a user, which have nothing to hide.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.into()
 }
 
 /// All stores, in the order of preference.
@@ -63,7 +68,9 @@ impl Sources {
             let url = format!("{}/artifacts/{digest}", base.trim_end_matches('/'));
             let source = Url::parse(&url).ok().filter(allowed).map(|url| Source { index, url });
             if source.is_none() {
-                last = Some(TransferError::Address { base: base.split('?').next().unwrap_or_default().to_owned() });
+                // What is no address at all may hold anything.
+                let base = Url::parse(base).map_or_else(|_| format!("store {}", index + 1), shown);
+                last = Some(TransferError::Address { base });
             }
             Store { source, ready: Instant::now(), backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT) }
         };

@@ -138,6 +138,92 @@ async fn a_busy_store_is_asked_again_when_it_said_so() {
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
+/// Deadlines that a test can wait for.
+fn impatient() -> FetchOptions {
+    let short = Duration::from_millis(400);
+    let patience = Patience { connect: short, headers: short, idle: short, min_rate: Some(4_000) };
+    FetchOptions { patience, ..FetchOptions::default() }
+}
+
+async fn error_of(options: FetchOptions, store: &Store) -> TransferError {
+    coord_proto::tls::install_provider();
+    let parts = tempfile::tempdir().expect("temp dir");
+    let artifact = artifact();
+    let (sender, mut reader) = channel();
+    let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
+    let fetcher = Fetcher::new(options).expect("a client");
+    let source = Source::at(Url::parse(&store.base()).expect("an address"));
+    let mut line = Line::open(&artifact, parts.path(), sender, &|_, _| ()).await.expect("opened");
+    let ended = fetcher.download(&source, &mut line).await;
+    drop(line);
+    reading.await.expect("joined").expect_err("it did not end");
+    match ended {
+        Err(Ended::Source(error)) => error,
+        Err(Ended::Fatal(error)) => panic!("fatal: {error}"),
+        Ok(()) => panic!("it was taken"),
+    }
+}
+
+/// Attacks 33 and 34: each deadline, each with its own words.
+#[tokio::test]
+async fn a_store_that_keeps_a_server_waiting_is_left() {
+    let half = Store::serve(bytes(), &[Answer::HalfHeaders]);
+    assert!(matches!(error_of(impatient(), &half).await, TransferError::NoAnswer { .. }));
+    let stalled = Store::serve(bytes(), &[Answer::Stall(3 * PIECE as usize)]);
+    assert!(matches!(error_of(impatient(), &stalled).await, TransferError::Idle { .. }));
+    let slow = Store::serve(bytes(), &[Answer::Trickle]);
+    let error = error_of(impatient(), &slow).await;
+    assert!(matches!(error, TransferError::TooSlow { found: 1..100, least: 4_000, .. }), "{error:?}");
+}
+
+/// The store is asked for a pace that it may not undercut, not the server for one that it cannot take.
+#[tokio::test]
+async fn a_rate_of_the_servers_own_is_not_taken_for_a_slow_store() {
+    coord_proto::tls::install_provider();
+    let (parts, store) = (tempfile::tempdir().expect("temp dir"), Store::serve(bytes(), &[Answer::Good]));
+    let (sender, mut reader) = channel();
+    let reading = tokio::task::spawn_blocking(move || reader.read_to_end(&mut Vec::new()));
+    let patience = Patience { idle: Duration::from_millis(100), min_rate: Some(1 << 30), ..Patience::default() };
+    let fetcher = Fetcher::new(FetchOptions { rate: Some(20_000), patience, ..FetchOptions::default() }).expect("a client");
+    fetcher.fetch(&artifact(), &[store.base()], parts.path(), sender, &|_, _| ()).await.expect("fetched");
+    reading.await.expect("joined").expect("read");
+    assert_eq!(store.starts(), [0], "asked once");
+}
+
+/// Attack 32: all that is read of it is what was signed and what was under way.
+#[tokio::test]
+async fn an_endless_body_ends_with_the_last_piece() {
+    let store = Store::serve(bytes(), &[Answer::Endless]);
+    let run = run(&artifact(), &[&store]).await;
+    run.result.expect("every signed byte came");
+    assert!(run.ended && run.read == bytes());
+    assert_eq!(store.starts().len(), 1);
+}
+
+/// Attack 36.
+#[tokio::test]
+async fn a_body_that_says_it_is_compressed_is_not_read() {
+    let store = Store::serve(bytes(), &[Answer::Gzipped]);
+    let error = error_of(impatient(), &store).await;
+    assert!(matches!(&error, TransferError::Encoded { encoding, .. } if encoding == "gzip"), "{error:?}");
+}
+
+/// Attack 35. The store is its own proxy, so it hears of every request, wherever it was to go.
+#[tokio::test]
+async fn a_redirect_to_the_machines_credentials_is_refused_before_it_is_asked() {
+    for location in
+        ["http://169.254.169.254/latest", "https://169.254.169.254/latest", "http://[fd00:ec2::254]/latest", "http://store.example/a"]
+    {
+        let header: &'static str = format!("Location: {location}?token=secret\r\n").leak();
+        let store = Store::serve(bytes(), &[Answer::Status(302, header)]);
+        let options = FetchOptions { proxy: Some(store.base()), ..impatient() };
+        let error = error_of(options, &store).await;
+        let text = coord_proto::chain::inline(&error);
+        assert!(matches!(error, TransferError::Redirect { .. }) && !text.contains("secret"), "{text}");
+        assert_eq!(store.paths(), [format!("{}/", store.base())], "{location}");
+    }
+}
+
 #[tokio::test]
 async fn a_redirect_to_another_host_is_not_followed() {
     coord_proto::tls::install_provider();
@@ -147,8 +233,8 @@ async fn a_redirect_to_another_host_is_not_followed() {
     let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
     let mut sources = Sources::new(&[store.base()], &artifact().digest);
     let source = sources.pick().await.expect("a store");
-    let error = Transfer::start(&fetcher.client, &source, 0, 1, None).await.err().expect("refused");
-    assert!(matches!(error, TransferError::Status { status: reqwest::StatusCode::FOUND, .. }), "{error:?}");
+    let error = Transfer::start(&fetcher, &source, 0, 1).await.err().expect("refused");
+    assert!(matches!(&error, TransferError::Redirect { to, .. } if *to == other.base()), "{error:?}");
     assert_eq!(other.starts().len(), 0);
 }
 
@@ -166,7 +252,7 @@ async fn an_answer_of_another_length_is_not_read_at_all() {
     let store = Store::serve(bytes(), &[Answer::Shorter]);
     let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
     let source = Source::at(Url::parse(&store.base()).expect("an address"));
-    let error = Transfer::start(&fetcher.client, &source, 0, bytes().len() as u64, None).await.err().expect("refused");
+    let error = Transfer::start(&fetcher, &source, 0, bytes().len() as u64).await.err().expect("refused");
     let told = bytes().len() as u64 - 1;
     assert!(matches!(error, TransferError::Length { expected, found, .. } if expected == told + 1 && found == told), "{error:?}");
 }
@@ -183,9 +269,21 @@ async fn pieces_that_contradict_the_whole_are_refused() {
 #[tokio::test]
 async fn plain_http_to_another_machine_is_never_tried() {
     let parts = tempfile::tempdir().expect("temp dir");
-    for base in ["http://192.0.2.1/artifacts", "http://store.example/a", "ftp://127.0.0.1/a", "file:///etc", "nonsense"] {
+    for base in [
+        "http://192.0.2.1/artifacts",
+        "http://user:secret@store.example/a?X-Signature=secret",
+        "ftp://127.0.0.1/a",
+        "file:///etc",
+        "//user:secret@nonsense",
+        "https://169.254.169.254/a",
+        "https://[::ffff:169.254.169.254]/a",
+        "https://[fd00:ec2::254]/a",
+        "https://[fe80::1]/a",
+    ] {
         let run = run_in(parts.path(), &artifact(), &[base.to_owned()]).await;
-        assert!(matches!(run.result, Err(FetchError::NoHonestStore(TransferError::Address { .. }))), "{base}: {:?}", run.result);
+        let error = run.result.expect_err("refused");
+        assert!(matches!(error, FetchError::NoHonestStore(TransferError::Address { .. })), "{base}: {error:?}");
+        assert!(!coord_proto::chain::inline(&error).contains("secret"), "{error}");
     }
     assert!(matches!(run_in(parts.path(), &artifact(), &[]).await.result, Err(FetchError::NoStores)));
 }
@@ -207,7 +305,7 @@ async fn errors_show_neither_query_nor_password() {
     let fetcher = Fetcher::new(FetchOptions::default()).expect("a client");
     let url = Url::parse("http://user:secret@127.0.0.1:1/a?X-Signature=secret").expect("an address");
     let source = Source::at(url);
-    let error = Transfer::start(&fetcher.client, &source, 0, 1, None).await.err().expect("nobody listens there");
+    let error = Transfer::start(&fetcher, &source, 0, 1).await.err().expect("nobody listens there");
     let text = coord_proto::chain::inline(&error);
     assert!(text.contains("127.0.0.1:1/a") && !text.contains("secret"), "{text}");
 }
