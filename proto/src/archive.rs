@@ -19,6 +19,9 @@ pub use reader::{ArchiveReader, scan};
 /// One component of a path, in bytes (NAME_MAX of every Linux file system).
 const COMPONENT_BYTES_MAX: usize = 255;
 
+/// Characters of a path in an error. A status record and a rollout's reason are cut after a few hundred.
+const PATH_SHOWN_MAX: usize = 160;
+
 /// What an archive is held against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveRules {
@@ -146,6 +149,8 @@ pub enum Problem {
     Nul,
     #[error("has a path from the root; paths must be relative")]
     Absolute,
+    #[error("begins with a drive, as paths of Windows do")]
+    Drive,
     #[error("has `..` in its path")]
     DotDot,
     #[error("has an empty or `.` component in the middle of its path")]
@@ -223,6 +228,7 @@ impl ArchiveCheck {
         match text.as_bytes().first() {
             None => return Err(Problem::EmptyName),
             Some(b'/') => return Err(Problem::Absolute),
+            Some(_) if begins_with_drive(text) => return Err(Problem::Drive),
             Some(_) => {}
         }
         let text = if *kind == Kind::Directory { text.strip_suffix('/').unwrap_or(text) } else { text };
@@ -329,6 +335,11 @@ fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
     std::str::from_utf8(bytes).map_err(|_| Problem::NotUtf8)
 }
 
+/// `C:\x`: a name like any other here, but whoever packed it meant a place.
+fn begins_with_drive(path: &str) -> bool {
+    matches!(path.as_bytes(), [letter, b':', b'\\', ..] if letter.is_ascii_alphabetic())
+}
+
 fn components(path: &str) -> Result<Vec<&str>, Problem> {
     let components: Vec<&str> = path.split('/').collect();
     for component in &components {
@@ -359,9 +370,9 @@ fn matches_component(pattern: &str, text: &str) -> bool {
     text.ends_with(last)
 }
 
-/// A path for people: never more than a line, whatever bytes it has.
+/// A path for people: whatever bytes it has, there is room behind it for what is wrong.
 fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).chars().take(300).collect()
+    String::from_utf8_lossy(path).chars().take(PATH_SHOWN_MAX).collect()
 }
 
 #[cfg(test)]

@@ -14,12 +14,17 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub enum IdError {
     #[error("{kind} is empty")]
     Empty { kind: &'static str },
-    #[error("{kind} `{value}` is {len} bytes long; the limit is {NAME_BYTES_MAX}")]
+    #[error("{kind} `{}` is {len} bytes long; the limit is {NAME_BYTES_MAX}", shown(value))]
     TooLong { kind: &'static str, value: String, len: usize },
-    #[error("{kind} `{value}` has the character {bad:?}; allowed are a-z A-Z 0-9 . _ - and it starts with a letter or digit")]
+    #[error("{kind} `{}` has the character {bad:?}; allowed are a-z A-Z 0-9 . _ - and it starts with a letter or digit", shown(value))]
     Character { kind: &'static str, value: String, bad: char },
-    #[error("{kind} `{value}` is not 64 lower-case hexadecimal characters")]
+    #[error("{kind} `{}` is not 64 lower-case hexadecimal characters", shown(value))]
     Digest { kind: &'static str, value: String },
+}
+
+/// What is refused goes into logs and onto terminals: no line ends, no escapes, and not more than a name may have.
+fn shown(value: &str) -> String {
+    value.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect()
 }
 
 fn check_name(kind: &'static str, value: &str) -> Result<(), IdError> {
@@ -241,6 +246,18 @@ impl ReleaseId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Attack 88: what somebody else wrote in place of a name reaches logs and terminals in the error.
+    #[test]
+    fn a_refused_name_is_told_on_one_line_without_escapes() {
+        let long = format!("\x1b[2J\n{}", "x".repeat(1 << 20));
+        let errors =
+            ["a\nERROR forged", "\x1b[31mred", long.as_str()].map(|bad| bad.parse::<ReleaseId>().expect_err("refused").to_string());
+        let digest = long.parse::<Digest>().expect_err("refused").to_string();
+        for text in errors.into_iter().chain([digest]) {
+            assert!(text.len() < 300 && !text.chars().any(char::is_control), "{text:?}");
+        }
+    }
 
     #[test]
     fn names_refuse_what_could_leave_a_directory_or_a_key() {

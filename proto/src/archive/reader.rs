@@ -73,7 +73,7 @@ impl<R: Read> ArchiveReader<R> {
             self.skip_content()?;
             let Some(header) = self.header(pending)? else { return Ok(None) };
             let kind = header.entry_type();
-            let size = header.entry_size().map_err(|_| self.bad_header("has a size that is not a number"))?;
+            let size = size_of(&header).ok_or_else(|| self.bad_header("has a size that is not a number"))?;
             pending = true;
             match kind {
                 EntryType::XGlobalHeader => {
@@ -289,6 +289,16 @@ impl<R: Read> Read for ArchiveReader<R> {
         self.at += n as u64;
         Ok(n)
     }
+}
+
+/// Octal, or base-256 as GNU tar writes it from 8 GiB on. The `tar` crate reads the last eight of its twelve bytes and drops the others, so
+/// a negative or larger number would be a small one here and another one elsewhere.
+fn size_of(header: &Header) -> Option<u64> {
+    let field = &header.as_old().size;
+    if field[0] & 0x80 != 0 && field[..4] != [0x80, 0, 0, 0] {
+        return None;
+    }
+    header.entry_size().ok()
 }
 
 /// Does this extended key change what an entry is? Owners, times and attributes do not: they are ignored.

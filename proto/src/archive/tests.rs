@@ -108,6 +108,8 @@ fn bad_names_refuse_the_archive() {
     assert_eq!(problem(file(b"a/../../x")), Problem::DotDot);
     assert_eq!(problem(file(b"/abs")), Problem::Absolute);
     assert_eq!(problem(Tar::default().dir("/")), Problem::Absolute);
+    assert_eq!(problem(file(b"C:\\x")), Problem::Drive);
+    assert!(read(&Tar::default().file("dev-disk\\x2dby.mount", b"").file("a:b", b"").end(), ArchiveRules::default()).is_ok());
     assert_eq!(problem(file(b"")), Problem::EmptyName);
     assert_eq!(problem(file(b".")), Problem::DotInside);
     assert_eq!(problem(file(b"a//b")), Problem::DotInside);
@@ -264,9 +266,11 @@ fn a_changed_header_has_a_wrong_checksum() {
 
 #[test]
 fn sizes_that_are_no_numbers_refuse_the_archive() {
-    for size in [b"-0000000001\0", b"9999999999x\0"] {
+    let negative = [0xff; 12];
+    let beyond_64_bits = [0x80, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for size in [*b"-0000000001\0", *b"9999999999x\0", negative, beyond_64_bits] {
         let mut tar = Tar::default().file("a", b"").end();
-        tar[124..136].copy_from_slice(size);
+        tar[124..136].copy_from_slice(&size);
         let sum: u32 = tar[..148].iter().chain(&tar[156..512]).map(|b| u32::from(*b)).sum::<u32>() + 8 * 32;
         tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         let found = read(&tar, ArchiveRules::default());
