@@ -7,6 +7,7 @@
 //! ```
 
 pub mod command;
+pub mod confine;
 pub mod environment;
 pub mod fetch;
 pub mod health;

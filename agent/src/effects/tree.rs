@@ -87,6 +87,11 @@ impl Tree {
         Ok(Self { path: path.to_owned(), open: HashMap::new(), root: Arc::new(root), stamp })
     }
 
+    /// The root, open.
+    pub fn root(&self) -> Arc<OwnedFd> {
+        self.root.clone()
+    }
+
     /// Makes one directory, 0755; the one above it exists.
     ///
     /// # Errors

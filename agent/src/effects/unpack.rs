@@ -1,6 +1,7 @@
 //! Unpacks a verified stream into a new directory, or refuses all of it.
 //!
 //! One thread decompresses and checks; small files are written by two others, because creating a file costs more than decompressing it.
+//! All three are [confined](super::confine) to the new directory.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use coord_proto::archive::{ArchiveError, ArchiveReader, ArchiveRules, Decompressor, Entry, Kind};
 use coord_proto::manifest::Artifact;
 
+use super::confine::confined;
 use super::tree::{Place, Stamp, Tree};
 use crate::durable::DurableError;
 
@@ -33,9 +35,14 @@ pub enum UnpackError {
 ///
 /// # Errors
 /// The archive is refused, or something cannot be written; what was made so far is left for the caller to remove.
-pub fn unpack(compressed: impl Read, artifact: &Artifact, created: i64, root: &Path) -> Result<(), UnpackError> {
+pub fn unpack(compressed: impl Read + Send, artifact: &Artifact, created: i64, root: &Path) -> Result<(), UnpackError> {
     let stamp = Stamp::new(created);
     let tree = Tree::create(root, stamp)?;
+    let dir = tree.root();
+    confined(&dir, |_| fill(tree, compressed, artifact, stamp)).map_err(DurableError::on("start a thread for", root))?
+}
+
+fn fill(tree: Tree, compressed: impl Read, artifact: &Artifact, stamp: Stamp) -> Result<(), UnpackError> {
     let stream = Decompressor::new(artifact.compression, compressed)?;
     let archive = ArchiveReader::new(stream, ArchiveRules::of(artifact));
     let (mut tree, dirs) = with_writers(stamp, |files| Unpacking { archive, tree, dirs: vec![], stamp, files }.run(artifact))?;
