@@ -40,6 +40,7 @@ mod ctl;
 mod files;
 mod records;
 mod server;
+mod thief;
 
 pub use ctl::{Publishing, Said};
 pub use files::LEASE_TTL;

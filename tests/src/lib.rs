@@ -8,14 +8,18 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod screen;
+pub mod snapshot;
 pub mod sqlite;
+pub mod visitor;
 pub mod wait;
 
 pub mod mootube;
 
+pub mod attack;
 pub mod bucket;
 pub mod faulty;
 pub mod fleet;
+pub mod hostile;
 pub mod links;
 pub mod replicas;
 
