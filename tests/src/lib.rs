@@ -14,6 +14,7 @@ pub mod visitor;
 pub mod wait;
 
 pub mod mootube;
+pub mod trees;
 
 pub mod attack;
 pub mod bucket;

@@ -124,6 +124,20 @@ fn secrets_version_control_and_shared_content_stay_out() {
     assert!(!withheld.contains(&"debug.log".to_owned()), "{withheld:?}");
 }
 
+/// Python's certifi, and what many a package has in its tests.
+#[test]
+fn certificates_without_a_key_are_no_secret() {
+    let root = dir();
+    let certificate = "# Authority\n-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n";
+    put(root.path(), "certifi/cacert.pem", certificate);
+    put(root.path(), "both.pem", &format!("{certificate}-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----\n"));
+    put(root.path(), "large.pem", &format!("{certificate}{}", "x".repeat(4 << 20)));
+    put(root.path(), "left/out.pem", certificate);
+    let text = "[artifact]\nexclude = [\"left\"]";
+    assert_eq!(paths(root.path(), text), ["certifi", "certifi/cacert.pem"]);
+    assert_eq!(packed(root.path(), text).expect("packed").withheld, ["both.pem", "large.pem"]);
+}
+
 #[test]
 fn include_brings_back_what_it_names_and_nothing_below() {
     let root = dir();

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::Metadata;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,9 @@ const VERSION_CONTROL: &[&str] = &[".git", ".hg", ".svn"];
 /// What looks like a secret: environment files, private keys of TLS, ssh and minisign.
 const SECRETS: &[&str] =
     &[".env", ".env.local", ".env.*.local", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_*_sk"];
+
+/// A file of certificates, in bytes: all authorities of the web are a quarter of a megabyte.
+const CERTIFICATES_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// What stays out.
 #[derive(Debug)]
@@ -89,6 +93,10 @@ impl Rules {
         if !is_dir && self.secrets.matched(path, is_dir).is_ignore() {
             return Some(Out::Secret);
         }
+        self.excluded(path, is_dir, inherited)
+    }
+
+    fn excluded(&self, path: &Path, is_dir: bool, inherited: Option<Out>) -> Option<Out> {
         let own = self.exclude.matched(path, is_dir);
         if own.is_ignore() { Some(Out::Excluded) } else { inherited }
     }
@@ -169,7 +177,10 @@ pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(Contents, Vec<String>)
         for entry in std::fs::read_dir(&absolute).map_err(PackError::file("read", &absolute))? {
             let path = dir.join(entry.map_err(PackError::file("read", &absolute))?.file_name());
             let meta = std::fs::symlink_metadata(root.join(&path)).map_err(PackError::file("read", &root.join(&path)))?;
-            let out = rules.verdict(&path, meta.is_dir(), inherited);
+            let mut out = rules.verdict(&path, meta.is_dir(), inherited);
+            if out == Some(Out::Secret) && meta.is_file() && holds_certificates_alone(&root.join(&path))? {
+                out = rules.excluded(&path, false, inherited);
+            }
             if out == Some(Out::Secret) {
                 withheld.push(path.to_string_lossy().into_owned());
             }
@@ -186,6 +197,16 @@ pub(super) fn scan(root: &Path, rules: &Rules) -> Result<(Contents, Vec<String>)
     }
     withheld.sort();
     Ok((found, withheld))
+}
+
+/// A bundle of authorities' certificates, as Python's certifi has one, looks like a key by its name; without it the application could
+/// check no TLS connection.
+fn holds_certificates_alone(path: &Path) -> Result<bool, PackError> {
+    let mut text = Vec::new();
+    let file = std::fs::File::open(path).map_err(PackError::file("read", path))?;
+    file.take(CERTIFICATES_BYTES_MAX + 1).read_to_end(&mut text).map_err(PackError::file("read", path))?;
+    let has = |words: &[u8]| text.windows(words.len()).any(|w| w == words);
+    Ok(text.len() as u64 <= CERTIFICATES_BYTES_MAX && has(b"-----BEGIN CERTIFICATE-----") && !has(b"PRIVATE KEY"))
 }
 
 /// The directories above a path that was brought back from a directory that is left out.
