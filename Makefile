@@ -14,7 +14,7 @@ programs      = coordctl coordinator coord-agent
 newest_etcd   = $(abspath $(target))/etcd/newest/usr/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help build release install demo test bench simulate lint test-rust test-etcd fmt clean
+.PHONY: help build release install demo test bench simulate fuzz lint test-rust test-etcd fmt clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -59,6 +59,17 @@ bench:  ## what a deploy costs, beside its goals (make bench ARGS=staging; that 
 simulate:  ## planner, agents and migrations against each other, seed by seed (make simulate SEEDS=10000 SERVERS=50 FIRST=1 JOBS=1)
 	$(CARGO) run --release --locked --package coord-tests --bin simulate -- \
 	    --first $(or $(FIRST),1) --seeds $(or $(SEEDS),1000) --servers $(or $(SERVERS),50) --jobs $(or $(JOBS),1)
+
+# Instrumentation is what RUSTC_BOOTSTRAP is for; what is shipped is never built so.
+fuzz:  ## what strangers' bytes go through, under a fuzzer (make fuzz MINUTES=30 TARGET="manifest envelope archive config")
+	tests/setup fuzz
+	$(CARGO) run --quiet --locked --package coord-tests --bin fuzz-seeds -- $(target)/fuzz/corpus
+	@for name in $(or $(TARGET),manifest envelope archive config); do \
+	    mkdir -p $(target)/fuzz/findings/$$name; \
+	    RUSTC_BOOTSTRAP=1 CARGO_PROFILE_RELEASE_LTO=off $(CARGO) fuzz run --fuzz-dir tests/fuzz --features libfuzzer --target-dir $(target)/fuzz/build $$name \
+	        $(target)/fuzz/corpus/$$name -- -max_total_time=$$((60 * $(or $(MINUTES),1))) -timeout=10 -rss_limit_mb=1024 \
+	        -artifact_prefix=$(target)/fuzz/findings/$$name/ -print_final_stats=1 || exit 1; \
+	done
 
 lint:  ## format, clippy, documentation, dependencies
 	$(CARGO) fmt --check
