@@ -123,7 +123,7 @@ fn signed_bad_archives_fail_their_rollout_while_the_running_release_serves() -> 
     let (fleet, _tree) = Fleet::on_release_one(&[NODE])?;
     let outside = fleet.dir().join("outside");
     attack::make_outside(&outside)?;
-    let names = |dir: PathBuf| -> Result<Vec<_>> { Ok(fs::read_dir(dir)?.map(|e| Ok(e?.file_name())).collect::<Result<Vec<_>>>()?) };
+    let names = |dir: PathBuf| -> Result<Vec<_>> { fs::read_dir(dir)?.map(|e| Ok(e?.file_name())).collect() };
     let (untouched, beside) = (Untouched::of(&fleet, &outside)?, names(fleet.app_dir(NODE))?);
     let visitor = Visitor::begin(&fleet.app_url(NODE), "\"release\": \"one\"");
     let absolute = outside.to_str().context("a path of text")?;
