@@ -25,7 +25,7 @@ pub fn matches(wanted: &Labels, labels: &Labels) -> bool {
     matches_by(wanted, |name| labels.get(name).map(String::as_str))
 }
 
-/// [`matches`], for labels that are not in one map.
+/// [`matches()`], for labels that are not in one map.
 pub fn matches_by<'a>(wanted: &Labels, label: impl Fn(&str) -> Option<&'a str>) -> bool {
     wanted.iter().all(|(k, v)| label(k) == Some(v))
 }

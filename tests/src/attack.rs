@@ -1,7 +1,7 @@
 //! Archives that a thief of a build machine could sign: one function for each attack, named after it. Their digests are right, so only the
 //! reader's own rules stand between them and a server.
 //!
-//! In reading order: [`tar`] writes whatever it is told; [`names`], [`kinds`], [`headers`] and [`streams`] hold the attacks.
+//! In reading order: `tar` writes whatever it is told; `names`, `kinds`, `headers` and `streams` hold the attacks.
 
 use std::path::Path;
 

@@ -13,7 +13,7 @@ use crate::mootube::Tree;
 
 /// All servers, in the order of their batches: 2, then 4, then 4.
 pub const TEN: [&str; 10] = ["web-01", "web-02", "web-03", "web-04", "web-05", "web-06", "web-07", "web-08", "web-09", "web-10"];
-/// First index of each batch of [`SERIAL`].
+/// First index of each batch of `SERIAL`.
 pub const BATCHES: [std::ops::Range<usize>; 3] = [0..2, 2..6, 6..10];
 const SERIAL: &str = "serial = [2, 4]\n";
 /// Reads the fault of this step, if there is one.
