@@ -218,6 +218,7 @@ impl Follower {
                 let before = fleet.apps.get(app).and_then(|a| a.release_of(state.previous_stable));
                 let words = match before {
                     Some(before) => format!("rolled back to release {before} by {by}"),
+                    None if state.targets.iter().any(|t| t.told) => format!("release {}, asked for by {by}, was taken back", self.release),
                     None => format!("release {}, asked for by {by}, was switched to nowhere: no server ran a release before", self.release),
                 };
                 (words, format!("release {} failed{reason}", self.release))

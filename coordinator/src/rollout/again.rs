@@ -35,7 +35,7 @@ pub fn targets(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: &Man
     let mut targets = of_old(&keeps);
     let zone = |t: &Target| batches::zone_of(input, spec, &t.node);
     let mut failed = of_old(&failed);
-    failed.sort_by_cached_key(zone);
+    failed.sort_by_cached_key(|t| batches::rank_of(input, spec, facts, &t.node));
     let (first, mut cut) = (usize::from(!targets.is_empty()), Cut::new(&spec.policy.serial, failed.len()));
     targets.extend(failed.into_iter().map(|target| Target { batch: first + cut.next(zone(&target)), ..target }));
     targets

@@ -46,10 +46,19 @@ impl<'a> Cut<'a> {
     }
 }
 
-/// Servers that may run a `before` task come first: the others would wait for them, and the batch never end.
-fn order<'a>(spec: &RolloutSpec, facts: &ManifestFacts, name: &'a NodeName, node: &'a Node) -> (usize, &'a str, &'a NodeName) {
+fn order<'a>(spec: &RolloutSpec, facts: &ManifestFacts, name: &'a NodeName, node: &'a Node) -> ((usize, &'a str), &'a NodeName) {
+    (rank(spec, facts, node), name)
+}
+
+/// Servers that may run a `before` task come first: the others would wait for them, and the batch never end. Then zone by zone.
+fn rank<'a>(spec: &RolloutSpec, facts: &ManifestFacts, node: &'a Node) -> (usize, &'a str) {
     let barred = facts.tasks_of(Phase::Before).filter(|t| !labels::matches_by(&t.on, |name| node.label(name))).count();
-    (barred, spread_zone(spec, node), name)
+    (barred, spread_zone(spec, node))
+}
+
+/// [`rank`] of a server by its name: how those that come later are sorted.
+pub(super) fn rank_of<'a>(input: &PlanInput<'a>, spec: &RolloutSpec, facts: &ManifestFacts, name: &NodeName) -> (usize, &'a str) {
+    input.fleet.nodes.get(name).map(|node| rank(spec, facts, node)).unwrap_or_default()
 }
 
 fn spread_zone<'a>(spec: &RolloutSpec, node: &'a Node) -> &'a str {
@@ -111,7 +120,7 @@ impl Course<'_> {
         let newcomers = self.newcomers();
         let mut joining = self.take_out_returners();
         joining.extend(newcomers);
-        joining.sort_by_cached_key(|name| zone_of(self.input, self.spec, name));
+        joining.sort_by_cached_key(|name| rank_of(self.input, self.spec, self.facts, name));
         self.append(&joining);
     }
 

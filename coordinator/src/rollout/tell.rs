@@ -198,7 +198,7 @@ pub(super) fn newcomers(input: &PlanInput<'_>, app: &App, outside: &Outside<'_>)
 fn room_to_leave(input: &PlanInput<'_>, facts: &ManifestFacts, outside: &Outside<'_>, stable: &StableRecord) -> usize {
     let total = input.fleet.nodes.values().filter(|n| batches::matches(input, facts, n)).count();
     let on_its_way = |n: &Node| n.present && n.apps.get(input.name).is_some_and(|slot| leaves(slot, stable));
-    let leaving = outside.roster.others.iter().filter(|(_, n)| on_its_way(n)).count();
+    let leaving = outside.roster.others.iter().filter(|(_, n)| batches::matches(input, facts, n) && on_its_way(n)).count();
     outside.serial.map_or(1, |s| s.size(usize::MAX, total)).saturating_sub(leaving)
 }
 
@@ -208,11 +208,13 @@ fn must_leave(slot: Option<&NodeApp>, stable: &StableRecord) -> bool {
     running(slot) > stable.seq && told > stable.seq && !stable.overrules(told)
 }
 
-/// Was it told to take `stable` while it served with another one, and is not there yet?
+/// Was it told to take `stable` while it served with another one, and is not there yet? One that answered that it cannot holds up
+/// nobody: it serves with what it had.
 fn leaves(slot: &NodeApp, stable: &StableRecord) -> bool {
     let (Some(desired), Some(status)) = (&slot.desired, &slot.status) else { return false };
-    let there = status.generation >= desired.generation && slot.runs(stable.seq) && progress::settled(status.step);
-    desired.run == stable.seq && slot.running().is_some() && !there
+    let there = slot.runs(stable.seq) && progress::settled(status.step);
+    let answered = status.generation >= desired.generation && (there || status.failure.as_ref().is_some_and(|f| f.seq == stable.seq));
+    desired.run == stable.seq && slot.running().is_some() && !answered
 }
 
 /// May a server outside the rollout keep a release above `stable`?

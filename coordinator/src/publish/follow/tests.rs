@@ -173,8 +173,13 @@ fn one_server_in_one_batch_is_said_so() {
 fn with_nothing_to_go_back_to_no_release_is_named() {
     let mut first = state(RolloutPhase::RolledBack, vec![target("web-1", 0, Outcome::Failed)]);
     first.previous_stable = Seq(0);
-    let ended = follower().ending(&fleet(first)).expect("ended");
+    let mut nowhere = first.clone();
+    nowhere.targets[0].told = false;
+    let ended = follower().ending(&fleet(nowhere)).expect("ended");
     assert_eq!(ended.words, "release r7, asked for by alice, was switched to nowhere: no server ran a release before");
+    // A canary had its own release before, and none was stable.
+    let ended = follower().ending(&fleet(first)).expect("ended");
+    assert_eq!(ended.words, "release r7, asked for by alice, was taken back");
 }
 
 #[test]

@@ -206,6 +206,20 @@ fn after_a_halt_a_limited_rollout_takes_the_others_back_few_at_a_time() {
 }
 
 #[test]
+fn one_that_cannot_leave_a_halted_release_or_is_cordoned_holds_up_no_other() {
+    for gives_up in [|w: &mut World| w.fail("n1", FailureCode::HookFailed), |w: &mut World| w.node_mut("n1").cordoned = true] {
+        let mut world = halted_everywhere();
+        world.publish(3);
+        world.spec_mut().limit = Some("node=n4".parse().expect("selector"));
+        world.settle();
+        assert_eq!(world.running_orders(2), ["n2", "n3", "n4"], "n1 has its turn");
+        gives_up(&mut world);
+        world.settle();
+        assert_eq!(world.running_orders(2), ["n3", "n4"]);
+    }
+}
+
+#[test]
 fn servers_that_leave_a_halted_release_do_so_by_the_serial_of_the_rollout_that_goes_on() {
     let mut world = halted_everywhere();
     world.publish(3);

@@ -585,3 +585,25 @@ fn a_retry_keeps_zones_apart() {
     world.settle();
     assert_eq!((world.target("n2").batch, world.target("n1").batch), (0, 1));
 }
+
+#[test]
+fn a_retry_keeps_those_that_may_migrate_first_across_zones() {
+    let mut world = World::with_stable(2);
+    world.label("n1", "zone", "b");
+    world.label("n1", "role", "db");
+    world.label("n2", "zone", "a");
+    world.publish(2);
+    world.add_task(2, "before");
+    world.facts_mut(2).tasks[0].on = [("role".to_owned(), "db".to_owned())].into();
+    let policy = world.policy();
+    (policy.serial, policy.spread, policy.on_failure, policy.max_failed) = (all(), Spread::Zone, OnFailure::Halt, Amount::Count(1));
+    world.settle();
+    for failed in ["n2", "n1"] {
+        world.fail(failed, FailureCode::HookFailed);
+        world.settle();
+    }
+    assert_eq!(world.phase(), P::Halted);
+    world.retry();
+    world.settle();
+    assert_eq!((world.target("n1").batch, world.target("n2").batch), (0, 1));
+}
