@@ -16,9 +16,7 @@ pub fn failed(target: &Target) -> bool {
 
 /// The rollout that a retry goes on with, as it ended.
 fn ended<'a>(app: &'a App, spec: &RolloutSpec) -> Option<&'a RolloutState> {
-    let id = &spec.retried.as_ref()?.rollout;
-    let current = app.state.as_ref().filter(|s| s.id == *id);
-    current.or_else(|| app.history.get(id).map(|h| &h.state))
+    app.state_of(&spec.retried.as_ref()?.rollout)
 }
 
 /// The servers that failed, in batches behind those that did their part: these stay in it, so that they still count, and
