@@ -13,6 +13,7 @@
 //!
 //! In reading order; what both programs know:
 
+pub mod counts;
 pub mod pki;
 pub mod view;
 

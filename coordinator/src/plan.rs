@@ -11,6 +11,7 @@ use coord_proto::rollout::{OnFailure, Promote, RolloutPolicy, RolloutSpec, Targe
 use coord_proto::room::{Lack, Room};
 use serde::Serialize;
 
+use crate::counts;
 use crate::rollout::{PlanInput, Timers, choose};
 use crate::ui::Failure;
 use crate::view::{App, Fleet, ManifestFacts, Node};
@@ -212,7 +213,7 @@ fn refusals(servers: &[Planned], rules: &Rules) -> Vec<Refusal> {
             "it would stop before the first batch: {} cannot be reached, and {} {} tolerated",
             screen::names(&absent),
             rules.max_unreachable,
-            if rules.max_unreachable == 1 { "is" } else { "are" }
+            counts::plural(rules.max_unreachable, "is", "are")
         );
         refused.push(Refusal::new(why, "bring them up, `cordon` them, or raise `max_unreachable`"));
     }

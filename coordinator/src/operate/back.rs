@@ -7,6 +7,7 @@ use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::rollout::{RolloutKind, RolloutPhase, RolloutSpec, Verdict};
 
 use super::{Judged, OperateError, Options, Sight, because, current, goes_on};
+use crate::counts;
 use crate::publish::rollout_id;
 use crate::rollout::names::short;
 use crate::ui::words;
@@ -78,7 +79,7 @@ fn the_named<'a>(app: &'a App, name: &AppName, release: &ReleaseId, force: bool)
     let unknown = || OperateError::refused(format!("there is no release {release} of {name}"), list_hint(name));
     let record = app.releases.get(release).ok_or_else(unknown)?;
     if let Some(waits) = &record.waits {
-        let words = format!("release {release} waits for {}", words::signatures(waits.signatures));
+        let words = format!("release {release} waits for {}", counts::signatures(waits.signatures));
         return Err(OperateError::refused(words, format!("`coordctl release sign {name} {release}` adds one")));
     }
     if record.verdict != Verdict::Good && !force {

@@ -7,6 +7,7 @@ use coord_proto::room::Room;
 use indicatif::HumanBytes;
 
 use super::{Plan, Planned, RoomVerdict, Rules};
+use crate::counts;
 use crate::rollout::names;
 use crate::ui::Table;
 
@@ -97,8 +98,7 @@ impl Rules {
         let parts: Vec<String> =
             runs.iter().map(|(times, size)| if *times == 1 { size.to_string() } else { format!("{times} × {size}") }).collect();
         let of = if parts.is_empty() { String::new() } else { format!(" of {}", parts.join(", ")) };
-        let word = if self.batches.len() == 1 { "batch" } else { "batches" };
-        format!("{} {word}{of} (serial {})", self.batches.len(), self.serial)
+        format!("{}{of} (serial {})", counts::batches(self.batches.len()), self.serial)
     }
 }
 

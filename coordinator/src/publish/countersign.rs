@@ -16,8 +16,9 @@ use coord_proto::trust::{Envelope, Trust, TrustError, gather};
 use super::standing::Standing;
 use super::{Other, PublishError, first_rollout};
 use crate::commit::{TRIES_MAX, audited};
+use crate::counts;
 use crate::exit::Exit;
-use crate::ui::{Failure, words};
+use crate::ui::Failure;
 
 /// A stored release, as somebody sees it who is asked to sign it. Its manifest is covered by a trusted signature at least.
 #[derive(Debug)]
@@ -248,7 +249,7 @@ fn with_signatures(
 
 /// `waits for 1 more signature: coordctl release sign APP RELEASE`
 pub fn waits_for(missing: usize, app: &AppName, release: &ReleaseId) -> String {
-    format!("waits for {}: coordctl release sign {app} {release}", words::signatures(missing))
+    format!("waits for {}: coordctl release sign {app} {release}", counts::signatures(missing))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use coord_proto::ids::{AppName, NodeName, ReleaseId, RolloutId};
 use coord_proto::report::Failure;
 use coord_proto::rollout::{Outcome, RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
+use crate::counts;
 use crate::exit::Exit;
-use crate::rollout::names;
 use crate::ui::table::printable;
 use crate::ui::{Table, words};
 use crate::view::Fleet;
@@ -203,7 +203,7 @@ impl Follower {
         ];
         let parts: Vec<String> =
             parts.into_iter().map(|(o, name)| (count(o), name)).filter(|(n, _)| *n > 0).map(|(n, s)| format!("{n} {s}")).collect();
-        let recap = format!("{} in {}: {}", names::servers(state.targets.len()), names::batches(state.batches), parts.join(", "));
+        let recap = format!("{} in {}: {}", counts::servers(state.targets.len()), counts::batches(state.batches), parts.join(", "));
         let (words, hint) = self.words(fleet, state, exit);
         Ending { exit, servers: self.servers(fleet, state), recap, words, hint }
     }

@@ -8,7 +8,8 @@ use coord_proto::limits::HISTORY_MAX;
 use coord_proto::rollout::{RolloutKind, RolloutPhase, RolloutSpec, RolloutState};
 
 use super::roster::Roster;
-use super::{Decision, PlanInput, again, batches, names};
+use super::{Decision, PlanInput, again, batches};
+use crate::counts;
 use crate::view::{App, ManifestFacts};
 
 /// Batches against the live membership, budgets of the targets at the start.
@@ -45,7 +46,7 @@ pub fn first_state(input: &PlanInput<'_>, app: &App, spec: &RolloutSpec, facts: 
     };
     state.whole = batches::covers_all(input, facts, &Roster::of(&input.fleet.nodes, &state.targets));
     let kind = if spec.kind == RolloutKind::Publish { String::new() } else { format!(", a {},", spec.kind.word()) };
-    let size = format!("{} in {}", names::servers(total), names::batches(state.batches));
+    let size = format!("{} in {}", counts::servers(total), counts::batches(state.batches));
     out.events.push(format!("rollout {} of release {}{kind} began on {size}", spec.id, spec.release));
     state
 }

@@ -8,6 +8,7 @@ use coord_proto::rollout::{OnFailure, Outcome, Promote, RolloutKind, RolloutPhas
 use super::course::Course;
 use super::progress::{self, Look};
 use super::{batches, begin, names};
+use crate::counts;
 use crate::view::Node;
 
 impl Course<'_> {
@@ -181,7 +182,7 @@ impl Course<'_> {
         }
         let mut reason = self.state.reason.clone();
         if !stay.is_empty() {
-            let verb = if stay.len() == 1 { "stays" } else { "stay" };
+            let verb = counts::plural(stay.len(), "stays", "stay");
             reason = format!("{reason}; with nothing to go back to, {} {verb} on release {}", names::short(&stay), self.state.release);
         }
         if lost.is_empty() {

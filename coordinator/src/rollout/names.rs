@@ -1,4 +1,4 @@
-//! Servers in one line: the first few by name, the others by number. A fleet's names would not fit into a record. And how many of what.
+//! Servers in one line: the first few by name, the others by number. A fleet's names would not fit into a record.
 
 /// Most names in one line.
 const NAMED_MAX: usize = 5;
@@ -10,19 +10,4 @@ pub fn short<N: ToString>(names: &[N]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
-}
-
-/// `1 server`, `3 servers`.
-pub fn servers(number: usize) -> String {
-    format!("{number} {}", plural(number, "server", "servers"))
-}
-
-/// `1 batch`, `3 batches`.
-pub fn batches(number: usize) -> String {
-    format!("{number} {}", plural(number, "batch", "batches"))
-}
-
-/// The word that goes with a number.
-pub fn plural(number: usize, one: &'static str, many: &'static str) -> &'static str {
-    if number == 1 { one } else { many }
 }

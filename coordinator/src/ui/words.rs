@@ -48,11 +48,6 @@ pub fn step(step: Step) -> &'static str {
     }
 }
 
-/// `1 more signature`
-pub fn signatures(missing: usize) -> String {
-    format!("{missing} more signature{}", if missing == 1 { "" } else { "s" })
-}
-
 /// How a release fared.
 pub fn verdict(verdict: Verdict) -> &'static str {
     match verdict {

@@ -5,6 +5,7 @@ use coord_proto::rollout::{Actor, Verdict};
 use serde::Serialize;
 
 use crate::cli::{Done, Session};
+use crate::counts;
 use crate::exit::Exit;
 use crate::publish::countersign::waits_for;
 use crate::ui::{Format, Table, words};
@@ -78,7 +79,7 @@ fn table(rows: &[Row<'_>]) -> Table {
             row.release.to_string(),
             row.seq.to_string(),
             if row.waits_for > 0 {
-                format!("waits for {}", words::signatures(row.waits_for))
+                format!("waits for {}", counts::signatures(row.waits_for))
             } else if row.stable {
                 format!("{verdict}, stable")
             } else {

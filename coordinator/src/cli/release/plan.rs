@@ -5,6 +5,7 @@ use coord_proto::trust::Trust;
 use super::packed;
 use super::publish::{Args, request, signers};
 use crate::cli::{Done, Session};
+use crate::counts;
 use crate::deploy_file::DeployFile;
 use crate::exit::Exit;
 use crate::plan::{Ask, Plan, Refusal};
@@ -26,7 +27,7 @@ pub(super) async fn run(args: &Args, session: &Session, deploy: &DeployFile) -> 
         error => error.failure(),
     })?;
     if previewed.missing > 0 {
-        ui.note(format!("it would wait for {}, and be rolled out with the last one", words::signatures(previewed.missing)));
+        ui.note(format!("it would wait for {}, and be rolled out with the last one", counts::signatures(previewed.missing)));
     }
     let fleet = session.fleet().await?;
     let refused: Vec<Refusal> = previewed.refused.into_iter().map(|error| error.failure().into()).collect();

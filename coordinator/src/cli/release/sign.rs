@@ -14,6 +14,7 @@ use super::artifact_words;
 use super::publish::{followed, signers};
 use crate::cli::wait::TIMEOUT;
 use crate::cli::{Done, Session, actor_saying};
+use crate::counts;
 use crate::exit::Exit;
 use crate::publish::PublishError;
 use crate::publish::countersign::{Added, Approval, CountersignError, Pending, add, waits_for};
@@ -125,7 +126,7 @@ fn said(pending: &Pending) -> String {
     lines.extend(waits.and_then(|w| w.limit.as_ref()).map(|limit| ("only on", limit.to_string())));
     lines.extend(waits.and_then(|w| w.serial.as_ref()).map(|serial| ("at a time", serial.to_string())));
     lines.push(("signed by", by.join(", ")));
-    lines.push(("wants", if pending.missing > 0 { words::signatures(pending.missing) } else { "no more signatures".to_owned() }));
+    lines.push(("wants", if pending.missing > 0 { counts::signatures(pending.missing) } else { "no more signatures".to_owned() }));
     lines.iter().map(|(name, value)| format!("{name:<12} {}\n", crate::ui::table::printable(value))).collect()
 }
 

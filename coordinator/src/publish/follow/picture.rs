@@ -6,7 +6,7 @@ use coord_proto::rollout::{Outcome, RolloutPhase, RolloutState, Target};
 use indicatif::HumanBytes;
 
 use super::{Follower, phase_words};
-use crate::rollout::names;
+use crate::counts;
 use crate::ui::board::{Line, Tone};
 use crate::ui::table::printable;
 use crate::ui::words;
@@ -109,7 +109,7 @@ fn staging_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Line
         "staging",
         staged,
         total,
-        format!("{staged} of {} {} ready{bytes}", names::servers(total), names::plural(total, "is", "are")),
+        format!("{staged} of {} {} ready{bytes}", counts::servers(total), counts::plural(total, "is", "are")),
     )
 }
 
@@ -121,7 +121,7 @@ fn way_back_bar(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Lin
         "going back",
         back,
         told.len(),
-        format!("{back} of {} {} back", names::servers(told.len()), names::plural(told.len(), "is", "are")),
+        format!("{back} of {} {} back", counts::servers(told.len()), counts::plural(told.len(), "is", "are")),
     )
 }
 
@@ -134,7 +134,7 @@ fn batch_bars(state: &RolloutState) -> Vec<Line> {
         let batches = state.batches - shown;
         lines.push(Line::new(
             Tone::Quiet,
-            format!("and {batches} more {} with {}", names::plural(batches, "batch", "batches"), names::servers(rest)),
+            format!("and {batches} more {} with {}", counts::plural(batches, "batch", "batches"), counts::servers(rest)),
         ));
     }
     lines
@@ -145,11 +145,11 @@ fn batch_bar(state: &RolloutState, batch: usize) -> Line {
     let (all, settled) = (counts.all(), counts.all() - counts.pending);
     let name = format!("batch {}", batch + 1);
     if batch != state.batch {
-        return bar(Tone::Quiet, &name, 0, all, format!("{} {}", names::servers(all), if all == 1 { "waits" } else { "wait" }));
+        return bar(Tone::Quiet, &name, 0, all, format!("{} {}", counts::servers(all), counts::plural(all, "waits", "wait")));
     }
     let tone = if counts.failed + counts.away > 0 { Tone::Bad } else { Tone::Plain };
     let words = match settled {
-        0 => names::servers(all),
+        0 => counts::servers(all),
         _ if counts.pending == 0 && counts.done > 0 => format!("{} of {all}, must stay healthy", counts.words()),
         _ => format!("{} of {all}", counts.words()),
     };
@@ -177,7 +177,7 @@ fn servers(follower: &Follower, fleet: &Fleet, state: &RolloutState) -> Vec<Line
         rows.iter().take(SERVERS_MAX).map(|(rank, target)| server_line(follower, fleet, target, *rank, width)).collect();
     let more = rows.len().saturating_sub(SERVERS_MAX);
     if more > 0 {
-        lines.push(Line::new(Tone::Quiet, format!("  and {} more", names::servers(more))));
+        lines.push(Line::new(Tone::Quiet, format!("  and {} more", counts::servers(more))));
     }
     lines
 }
