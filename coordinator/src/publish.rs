@@ -181,12 +181,9 @@ pub async fn publish(
 ) -> Result<Published, PublishError> {
     let app = &request.deploy.app;
     let missing = signing.missing()?;
-    // What waits for a signature blocks nobody, and nobody blocks it: whether it may be rolled out is asked when it is complete.
-    let admit = |standing: &Standing| if missing > 0 { standing.led() } else { standing.admit_for(request.supersede) };
-    let first = Standing::look(store, keys, app).await?;
-    admit(&first)?;
-    let seen = first.spec.as_ref().map(|(spec, _)| spec.id.clone());
-    let mut standing = first;
+    let mut standing = Standing::look(store, keys, app).await?;
+    standing.admit(missing, request.supersede)?;
+    let seen = standing.spec.as_ref().map(|(spec, _)| spec.id.clone());
     for _ in 0..TRIES_MAX {
         let release = free_release(store, keys, request, now).await?;
         let draft = Draft::new(&standing, request, release, now);
@@ -202,7 +199,7 @@ pub async fn publish(
         if missing == 0 {
             standing.lost_to_another(seen.as_ref())?;
         }
-        admit(&standing)?;
+        standing.admit(missing, request.supersede)?;
     }
     Err(PublishError::Restless { app: app.clone() })
 }

@@ -125,16 +125,12 @@ impl Pending {
         trust: &Trust,
         (app, release): (&AppName, &ReleaseId),
     ) -> Result<Self, CountersignError> {
-        let named = || (app.clone(), release.clone());
         let unknown = || CountersignError::Unknown { app: app.clone(), release: release.clone() };
         let key = keys.key(&Key::Release(app.clone(), release.clone()));
         let (record, entry) = read_record::<ReleaseRecord>(store, &key).await?.ok_or_else(unknown)?;
         let listed = store.list(&keys.key(&Key::Manifest(app.clone(), record.seq))).await?.entries;
         let unvouched = |source| CountersignError::Unvouched { release: release.clone(), source };
-        let gone = || {
-            let (app, release) = named();
-            CountersignError::NoManifest { app, release }
-        };
+        let gone = || CountersignError::NoManifest { app: app.clone(), release: release.clone() };
         let envelope = gather(&listed, keys, app, record.seq).map_err(unvouched)?.ok_or_else(gone)?;
         let (manifest, missing) = trust.open_waiting(&envelope.manifest, &envelope.signatures).map_err(unvouched)?;
         if manifest.app != *app || manifest.release != *release || manifest.seq != record.seq {
@@ -189,7 +185,7 @@ pub async fn add(store: &dyn Store, keys: &KeySpace, trust: &Trust, approval: &A
             // The standing first: what is published after it refuses the transaction, what was before is found in the list.
             let standing = Standing::look(store, keys, app).await?;
             pending.expect_newest(store, keys).await?;
-            standing.admit_for(approval.supersede)?;
+            standing.admit_rollout(approval.supersede)?;
             let waits = pending.record.waits.as_ref();
             let asked = (waits.and_then(|w| w.serial.as_ref()), waits.and_then(|w| w.limit.as_ref()));
             let spec = first_rollout(&pending.manifest, asked, &approval.by);

@@ -35,8 +35,7 @@ pub async fn preview(
         refused.push(error);
         0
     });
-    let admitted = if missing > 0 { standing.led() } else { standing.admit_for(request.supersede) };
-    refused.extend(admitted.err());
+    refused.extend(standing.admit(missing, request.supersede).err());
     let release = match free_release(store, keys, request, now).await {
         Ok(release) => release,
         Err(PublishError::ReleaseTaken { release, by }) => {

@@ -57,20 +57,21 @@ impl Standing {
         })
     }
 
-    /// May something be published now?
+    /// May a release be published now that still misses so many signatures? One that waits for them blocks nobody, and nobody blocks it:
+    /// whether it may be rolled out is asked when it is complete.
+    ///
+    /// # Errors
+    /// As [`Standing::admit_rollout`]; of one that waits, only that no coordinator leads.
+    pub fn admit(&self, missing: usize, supersede: bool) -> Result<(), PublishError> {
+        if missing > 0 { self.led() } else { self.admit_rollout(supersede) }
+    }
+
+    /// May a release be rolled out now? With `supersede` it may take the place of a rollout that goes on: its servers finish what they
+    /// are at, and the task that one of them runs.
     ///
     /// # Errors
     /// No coordinator leads, a rollout is going on, or a run-once task of an older release is not decided: all servers would wait for it.
-    pub fn admit(&self) -> Result<(), PublishError> {
-        self.admit_for(false)
-    }
-
-    /// The same, for one that may take the place of a rollout that goes on: its servers finish what they are at, and the
-    /// task that one of them runs.
-    ///
-    /// # Errors
-    /// As [`Standing::admit`]; of a task, only one that nobody runs.
-    pub fn admit_for(&self, supersede: bool) -> Result<(), PublishError> {
+    pub fn admit_rollout(&self, supersede: bool) -> Result<(), PublishError> {
         self.led()?;
         if let Some((spec, _)) = self.spec.as_ref().filter(|_| !supersede) {
             let phase = self.state.as_ref().filter(|(state, _)| state.id == spec.id).map(|(state, _)| state.phase);
@@ -87,11 +88,8 @@ impl Standing {
         }
     }
 
-    /// Does a coordinator lead? All that a release asks that waits for a signature.
-    ///
-    /// # Errors
-    /// [`PublishError::NoCoordinator`]
-    pub fn led(&self) -> Result<(), PublishError> {
+    /// Does a coordinator lead?
+    fn led(&self) -> Result<(), PublishError> {
         if self.leader.is_some() { Ok(()) } else { Err(PublishError::NoCoordinator) }
     }
 

@@ -210,7 +210,7 @@ async fn an_active_rollout_refuses_and_names_who_published_it() {
     for phase in [RolloutPhase::Halted, RolloutPhase::RolledBack] {
         end(&store, &first, phase).await;
         let standing = Standing::look(&store, &keys(), &app()).await.expect("look");
-        assert!(standing.admit().is_ok(), "{phase:?}");
+        assert!(standing.admit_rollout(false).is_ok(), "{phase:?}");
     }
     assert!(publish_as(&store, "bob", |_| ()).await.is_ok());
 }

@@ -150,8 +150,7 @@ pub(super) async fn followed(session: &Session, spec: RolloutSpec, (detach, time
 
 async fn look(session: &Session, deploy: &DeployFile, args: &Args, missing: usize) -> Result<Standing, Failure> {
     let standing = Standing::look(session.store.as_ref(), &session.keys, &deploy.app).await.map_err(|e| session.store_failure(e))?;
-    let admitted = if missing > 0 { standing.led() } else { standing.admit_for(args.supersede) };
-    admitted.map_err(PublishError::failure)?;
+    standing.admit(missing, args.supersede).map_err(PublishError::failure)?;
     if let Some(release) = &args.release {
         check_free(session.store.as_ref(), &session.keys, &deploy.app, release).await.map_err(PublishError::failure)?;
     }
