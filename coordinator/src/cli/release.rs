@@ -135,9 +135,14 @@ async fn packed(source: &Path, deploy: &DeployFile, scratch: &Path, ui: Ui) -> R
 }
 
 /// The trust file that a flag names, else the context's.
-fn trust_file(given: Option<&PathBuf>, session: &Session) -> Result<PathBuf, Failure> {
-    let path = given.or(session.context.trust.as_ref()).cloned();
-    path.ok_or_else(|| Failure::new(Exit::Usage, "no trust file is given").hint("--trust FILE, or `trust` in the context"))
+fn trust_file<'a>(given: Option<&'a Path>, session: &'a Session) -> Option<&'a Path> {
+    given.or(session.context.trust.as_deref())
+}
+
+/// [`trust_file`], where nothing can be said without one.
+fn needed_trust_file<'a>(given: Option<&'a Path>, session: &'a Session) -> Result<&'a Path, Failure> {
+    let missing = || Failure::new(Exit::Usage, "no trust file is given").hint("--trust FILE, or `trust` in the context");
+    trust_file(given, session).ok_or_else(missing)
 }
 
 /// For people: digest and size.

@@ -2,8 +2,8 @@
 
 use coord_proto::trust::Trust;
 
-use super::packed;
 use super::publish::{Args, request, signers};
+use super::{packed, trust_file};
 use crate::cli::{Done, Session};
 use crate::counts;
 use crate::deploy_file::DeployFile;
@@ -17,7 +17,7 @@ use crate::ui::{Failure, Format, words};
 pub(super) async fn run(args: &Args, session: &Session, deploy: &DeployFile) -> Done {
     let ui = session.ui;
     let signers = signers(&args.key, session)?;
-    let trust = args.trust(session).map(Trust::load).transpose()?;
+    let trust = trust_file(args.trust.as_deref(), session).map(Trust::load).transpose()?;
     let packed = packed(&args.source, deploy, &std::env::temp_dir(), ui).await?;
     let request = request(args, session, deploy, &packed);
     let signing = Signing { signers: &signers, trust: trust.as_ref() };

@@ -9,7 +9,7 @@ use coord_proto::labels::Selector;
 use coord_proto::rollout::{RolloutSpec, Serial};
 use coord_proto::trust::Trust;
 
-use super::{application_of, packed};
+use super::{application_of, packed, trust_file};
 use crate::cli::key::{self, DATA_VARIABLE};
 use crate::cli::rollout::watch;
 use crate::cli::wait::{self, TIMEOUT};
@@ -43,7 +43,7 @@ pub struct Args {
     pub(super) key: Vec<PathBuf>,
     /// Trust file of the servers: with fewer keys than its threshold, the release waits for `release sign` [default: the context's]
     #[arg(long, env = "COORDCTL_TRUST", value_name = "FILE")]
-    trust: Option<PathBuf>,
+    pub(super) trust: Option<PathBuf>,
     /// Only these servers (role=web,zone=a or node=web-1); such a release does not become stable
     #[arg(long, value_name = "SELECTOR")]
     limit: Option<Selector>,
@@ -70,12 +70,6 @@ pub struct Args {
     message: Option<String>,
 }
 
-impl Args {
-    pub(super) fn trust<'a>(&'a self, session: &'a Session) -> Option<&'a Path> {
-        self.trust.as_deref().or(session.context.trust.as_deref())
-    }
-}
-
 pub async fn run(args: Args, session: Session) -> Done {
     let ui = session.ui;
     // Everything that can be refused is looked at before something long begins.
@@ -84,7 +78,7 @@ pub async fn run(args: Args, session: Session) -> Done {
         return super::plan::run(&args, &session, &deploy).await;
     }
     let signers = signers(&args.key, &session)?;
-    let trust = args.trust(&session).map(Trust::load).transpose()?;
+    let trust = trust_file(args.trust.as_deref(), &session).map(Trust::load).transpose()?;
     let signing = Signing { signers: &signers, trust: trust.as_ref() };
     let missing = signing.missing().map_err(PublishError::failure)?;
     let standing = look(&session, &deploy, &args, missing).await?;

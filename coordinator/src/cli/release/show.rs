@@ -10,7 +10,7 @@ use coord_proto::store::read_record;
 use coord_proto::trust::{Envelope, Trust, gather};
 use serde::Serialize;
 
-use super::{artifact_words, stored, trust_file};
+use super::{artifact_words, needed_trust_file, stored};
 use crate::cli::{Done, Session};
 use crate::deploy_file::ArtifactSection;
 use crate::exit::Exit;
@@ -97,8 +97,8 @@ struct Verified {
 }
 
 pub async fn verify(session: &Session, asked: Verification) -> Done {
-    let path = trust_file(asked.trust.as_ref(), session)?;
-    let trust = Trust::load(&path)?;
+    let path = needed_trust_file(asked.trust.as_deref(), session)?;
+    let trust = Trust::load(path)?;
     let stored = stored(session, &asked.app, &asked.release).await?;
     let manifest = trust.open(&stored.envelope.manifest, &stored.envelope.signatures).map_err(|e| Failure::from(e).exit(Exit::Refused))?;
     if manifest.release != asked.release || manifest.app != asked.app || manifest.seq != stored.record.seq {

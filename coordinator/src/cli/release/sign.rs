@@ -10,14 +10,15 @@ use coord_proto::migration::Phase;
 use coord_proto::signature::PublicKey;
 use coord_proto::trust::Trust;
 
-use super::artifact_words;
 use super::publish::{followed, signers};
+use super::{artifact_words, needed_trust_file};
 use crate::cli::wait::TIMEOUT;
 use crate::cli::{Done, Session, actor_saying};
 use crate::counts;
 use crate::exit::Exit;
 use crate::publish::PublishError;
 use crate::publish::countersign::{Added, Approval, CountersignError, Pending, add, waits_for};
+use crate::sign::Signer;
 use crate::ui::{Failure, Format, words};
 
 /// What is signed, and how.
@@ -52,7 +53,7 @@ pub struct Args {
 }
 
 pub async fn run(args: Args, session: Session) -> Done {
-    let trust = Trust::load(&super::trust_file(args.trust.as_ref(), &session)?)?;
+    let trust = Trust::load(needed_trust_file(args.trust.as_deref(), &session)?)?;
     let failed = |error| failure(&session, error);
     let (store, keys) = (session.store.as_ref(), &session.keys);
     let pending = Pending::look(store, keys, &trust, (&args.app, &args.release)).await.map_err(failed)?;
@@ -68,12 +69,12 @@ pub async fn run(args: Args, session: Session) -> Done {
         session.ui.note(said(&pending).trim_end());
         confirm(args.yes)?;
     }
-    let sign = |signer: &&&crate::sign::Signer| {
-        let text = signer.sign(&pending.envelope.manifest, pending.manifest.seq).map_err(PublishError::from)?;
+    let sign = |signer: &Signer| {
+        let text = signer.sign(&pending.envelope.manifest, pending.manifest.seq)?;
         Ok::<_, PublishError>((signer.public().clone(), text))
     };
     // A key that has signed already is not asked again; that it has is all that is to be said.
-    let signatures: Vec<(PublicKey, String)> = new.iter().map(|s| sign(&s)).collect::<Result<_, _>>().map_err(PublishError::failure)?;
+    let signatures: Vec<(PublicKey, String)> = new.into_iter().map(sign).collect::<Result<_, _>>().map_err(PublishError::failure)?;
     let by = actor_saying(args.message.clone());
     let approval = Approval { app: &args.app, release: &args.release, signatures: &signatures, supersede: args.supersede, by };
     let added = add(store, keys, &trust, &approval).await.map_err(failed)?;
