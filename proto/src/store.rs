@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::ids::Revision;
 use crate::record::{self, Record, RecordError};
 
+pub mod around;
 pub mod etcd;
 pub mod memory;
 pub mod mirror;

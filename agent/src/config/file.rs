@@ -11,6 +11,8 @@ use coord_proto::labels::Labels;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Patience;
+
 /// Mode of shared directories: the group may write, and new files belong to it.
 pub const SHARED_MODE: u32 = 0o2770;
 
@@ -90,14 +92,15 @@ pub struct Download {
 
 impl Default for Download {
     fn default() -> Self {
+        let patience = Patience::default();
         Self {
             proxy: String::new(),
             mirrors: Vec::new(),
             rate: String::new(),
             min_rate: "4k".into(),
-            connect_timeout: Duration::from_secs(5),
-            header_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(30),
+            connect_timeout: patience.connect,
+            header_timeout: patience.headers,
+            idle_timeout: patience.idle,
         }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::lock::Guard;
 use coord_proto::report::{HealthState, Progress, Step};
+use coord_proto::store::around::Around;
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Identity, LeaseId, Listing, Reading, Store, Watch, read_record};
+use coord_proto::store::{Store as _, read_record};
 use std::sync::Mutex;
 
 use super::*;
@@ -211,34 +212,17 @@ struct Slow {
 }
 
 #[async_trait::async_trait]
-impl Store for Slow {
-    async fn read(&self, key: &str) -> Result<Reading, StoreError> {
-        self.store.read(key).await
+impl Around for Slow {
+    fn inner(&self) -> &MemoryStore {
+        &self.store
     }
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.store.list(prefix).await
-    }
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, from).await
-    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         if std::mem::take(&mut *self.keep_next.lock().expect("not poisoned")) {
             *self.kept.lock().expect("not poisoned") = Some(transaction);
             return Err(StoreError::Indeterminate { doing: "committing".into(), source: None });
         }
         self.store.commit(transaction).await
-    }
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.store.grant(ttl).await
-    }
-    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.store.renew(lease).await
-    }
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease).await
-    }
-    async fn identity(&self) -> Result<Identity, StoreError> {
-        self.store.identity().await
     }
 }
 

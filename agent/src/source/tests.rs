@@ -1,10 +1,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use coord_proto::ids::{Generation, NodeName, Revision, Seq};
+use coord_proto::ids::{Generation, NodeName, Seq};
 use coord_proto::labels::Labels;
+use coord_proto::store::around::Around;
 use coord_proto::store::memory::MemoryStore;
 use coord_proto::store::mirror::follow;
-use coord_proto::store::{Identity, LeaseId, Listing, Outcome, Reading, Store, Transaction, Watch};
+use coord_proto::store::{Reading, Store as _, Transaction};
 use coord_proto::trust::Trust;
 
 use super::*;
@@ -52,7 +53,11 @@ struct ReadsFail {
 }
 
 #[async_trait::async_trait]
-impl Store for ReadsFail {
+impl Around for ReadsFail {
+    fn inner(&self) -> &MemoryStore {
+        &self.store
+    }
+
     async fn read(&self, key: &str) -> Result<Reading, StoreError> {
         if !self.failing.load(Ordering::SeqCst) {
             return self.store.read(key).await;
@@ -60,34 +65,6 @@ impl Store for ReadsFail {
         // Each look reads `stable` and the spec: one of them is counted.
         self.tries.fetch_add(u32::from(key.ends_with("/stable")), Ordering::SeqCst);
         Err(StoreError::Unavailable { doing: format!("reading {key}"), source: None })
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.store.list(prefix).await
-    }
-
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.store.watch(prefix, from).await
-    }
-
-    async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
-        self.store.commit(transaction).await
-    }
-
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.store.grant(ttl).await
-    }
-
-    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.store.renew(lease).await
-    }
-
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.store.revoke(lease).await
-    }
-
-    async fn identity(&self) -> Result<Identity, StoreError> {
-        self.store.identity().await
     }
 }
 

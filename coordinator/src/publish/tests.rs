@@ -1,7 +1,6 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use coord_proto::coordinator::LeaderRecord;
@@ -10,8 +9,9 @@ use coord_proto::manifest::Compression;
 use coord_proto::migration::{TaskRecord, TaskState};
 use coord_proto::record;
 use coord_proto::rollout::{RolloutState, StableRecord};
+use coord_proto::store::Outcome;
+use coord_proto::store::around::Around;
 use coord_proto::store::memory::MemoryStore;
-use coord_proto::store::{Identity, LeaseId, Listing, Outcome, Reading, Watch};
 
 use super::*;
 
@@ -313,16 +313,11 @@ struct Interrupted {
 }
 
 #[async_trait]
-impl Store for Interrupted {
-    async fn read(&self, key: &str) -> Result<Reading, StoreError> {
-        self.inner.read(key).await
+impl Around for Interrupted {
+    fn inner(&self) -> &MemoryStore {
+        &self.inner
     }
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.inner.list(prefix).await
-    }
-    async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, StoreError> {
-        self.inner.watch(prefix, from).await
-    }
+
     async fn commit(&self, transaction: Transaction) -> Result<Outcome, StoreError> {
         let due = self.after.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err();
         let meanwhile = if due { self.once.lock().expect("no panic holds it").take() } else { None };
@@ -330,18 +325,6 @@ impl Store for Interrupted {
             meanwhile.await;
         }
         self.inner.commit(transaction).await
-    }
-    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
-        self.inner.grant(ttl).await
-    }
-    async fn renew(&self, lease: LeaseId) -> Result<Duration, StoreError> {
-        self.inner.renew(lease).await
-    }
-    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.inner.revoke(lease).await
-    }
-    async fn identity(&self) -> Result<Identity, StoreError> {
-        self.inner.identity().await
     }
 }
 

@@ -565,16 +565,19 @@ fn a_superseded_server_brings_its_step_to_an_end_and_waits_there_for_its_turn() 
     assert!(world.app().manifests[&Seq(3)].tasks_of(Phase::Before).next().is_some(), "its migration comes after the older one's");
 }
 
-#[test]
-fn a_retry_keeps_zones_apart() {
+/// Release 2 for n1 in zone b and n2 in zone a, at once and with `on_failure = "halt"`.
+fn in_two_zones() -> World {
     let mut world = World::with_stable(2);
     world.label("n1", "zone", "b");
     world.label("n2", "zone", "a");
     world.publish(2);
     let policy = world.policy();
     (policy.serial, policy.spread, policy.on_failure, policy.max_failed) = (all(), Spread::Zone, OnFailure::Halt, Amount::Count(1));
-    world.settle();
-    world.obey_all();
+    world
+}
+
+/// Both servers fail; then they are tried again.
+fn fail_both_and_retry(world: &mut World) {
     for failed in ["n2", "n1"] {
         world.settle();
         world.fail(failed, FailureCode::HookFailed);
@@ -583,27 +586,23 @@ fn a_retry_keeps_zones_apart() {
     assert_eq!(world.phase(), P::Halted);
     world.retry();
     world.settle();
+}
+
+#[test]
+fn a_retry_keeps_zones_apart() {
+    let mut world = in_two_zones();
+    world.settle();
+    world.obey_all();
+    fail_both_and_retry(&mut world);
     assert_eq!((world.target("n2").batch, world.target("n1").batch), (0, 1));
 }
 
 #[test]
 fn a_retry_keeps_those_that_may_migrate_first_across_zones() {
-    let mut world = World::with_stable(2);
-    world.label("n1", "zone", "b");
+    let mut world = in_two_zones();
     world.label("n1", "role", "db");
-    world.label("n2", "zone", "a");
-    world.publish(2);
     world.add_task(2, "before");
     world.facts_mut(2).tasks[0].on = [("role".to_owned(), "db".to_owned())].into();
-    let policy = world.policy();
-    (policy.serial, policy.spread, policy.on_failure, policy.max_failed) = (all(), Spread::Zone, OnFailure::Halt, Amount::Count(1));
-    world.settle();
-    for failed in ["n2", "n1"] {
-        world.fail(failed, FailureCode::HookFailed);
-        world.settle();
-    }
-    assert_eq!(world.phase(), P::Halted);
-    world.retry();
-    world.settle();
+    fail_both_and_retry(&mut world);
     assert_eq!((world.target("n1").batch, world.target("n2").batch), (0, 1));
 }

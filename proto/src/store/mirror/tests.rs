@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::around::Around;
 use crate::store::memory::MemoryStore;
 use crate::store::{Store as _, Transaction};
 
@@ -115,7 +116,11 @@ impl Narrow {
 }
 
 #[async_trait::async_trait]
-impl crate::store::Store for Narrow {
+impl Around for Narrow {
+    fn inner(&self) -> &MemoryStore {
+        &self.0
+    }
+
     async fn read(&self, key: &str) -> Result<crate::store::Reading, StoreError> {
         Self::covered(key)?;
         self.0.read(key).await
@@ -128,20 +133,8 @@ impl crate::store::Store for Narrow {
         Self::covered(prefix)?;
         self.0.watch(prefix, from).await
     }
-    async fn commit(&self, transaction: Transaction) -> Result<crate::store::Outcome, StoreError> {
-        self.0.commit(transaction).await
-    }
-    async fn grant(&self, ttl: Duration) -> Result<crate::store::LeaseId, StoreError> {
-        self.0.grant(ttl).await
-    }
-    async fn renew(&self, lease: crate::store::LeaseId) -> Result<Duration, StoreError> {
-        self.0.renew(lease).await
-    }
-    async fn revoke(&self, lease: crate::store::LeaseId) -> Result<(), StoreError> {
-        self.0.revoke(lease).await
-    }
     async fn identity(&self) -> Result<crate::store::Identity, StoreError> {
-        self.identity_at("/coord/v1").await
+        Around::identity_at(self, "/coord/v1").await
     }
     async fn identity_at(&self, key: &str) -> Result<crate::store::Identity, StoreError> {
         Self::covered(key)?;
